@@ -1,0 +1,121 @@
+/* sta_core: the C ABI of the native kernels. It knows neither torch nor Python.
+ *
+ * Every function returns 0, or a negative sta_status. No function allocates anything that grows with the number of
+ * elements, keeps a pointer after it returns, or calls back. All functions are thread-safe; work is shared among the
+ * threads of one process-wide pool, which is rebuilt in a forked child. Rounding mode and flush-to-zero are set to
+ * the IEEE defaults while a kernel runs and restored afterwards, in every thread.
+ */
+#ifndef STA_CORE_H
+#define STA_CORE_H
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define STA_API __declspec(dllexport)
+#else
+#define STA_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define STA_ABI_VERSION 1
+#define STA_MAX_TASKS 1024
+#define STA_MAX_DIMS 64
+#define STA_LEAF 4096 /* elements per leaf of a tier-B sum */
+
+enum sta_status {
+  STA_OK = 0,
+  STA_INVALID = -1,     /* an argument outside its range */
+  STA_NO_MEMORY = -2,
+  STA_NO_SUCH_ISA = -3, /* an instruction set that this processor or build lacks */
+};
+
+enum sta_dtype { STA_F32 = 0, STA_BF16 = 1, STA_F16 = 2, STA_F64 = 3 };
+enum sta_measure { STA_LP = 0, STA_AMP = 1, STA_LP_AMP = 2 };
+enum sta_ties { STA_DROP = 0, STA_ALL = 1, STA_FIRST = 2 };
+enum sta_isa { STA_ISA_BEST = -1, STA_ISA_BASELINE = 0, STA_ISA_AVX2 = 1, STA_ISA_AVX512 = 2, STA_ISA_NEON = 3 };
+
+/* An operand: where its elements are. layout: 0 when contiguous, else the address of
+ * {ndim, shape[ndim], strides in bytes [ndim]}, all int64. Any alignment. */
+typedef struct {
+  int64_t address;
+  int64_t dtype;
+  int64_t layout;
+} sta_operand;
+
+/* How to run; NULL means all defaults. tile: elements that one kernel step handles (0: chosen here). */
+typedef struct {
+  int64_t threads;
+  int64_t isa;
+  int64_t tile;
+} sta_options;
+
+STA_API int32_t sta_abi_version(void);
+STA_API const char* sta_build_info(void);
+STA_API int32_t sta_isa_available(int32_t isa);
+STA_API int32_t sta_isa_best(void);
+STA_API const char* sta_isa_name(int32_t isa);
+
+/* Eq. 13-17. importances: NULL for STA_AMP. normaliser: [n_tasks][2] (shift, divisor). k in 0..n_tasks.
+ * weights: NULL means 1. counts: NULL, or [n_tasks + 1], added to. out may be base or one of the models. */
+STA_API int32_t sta_merge(int64_t n, int32_t n_tasks, const sta_operand* base, const sta_operand* finetuned,
+                          const sta_operand* importances, int32_t measure, const float* normaliser, int32_t k,
+                          int32_t ties, const float* weights, float lambda, const sta_operand* out, int64_t* counts,
+                          const sta_options* options);
+
+/* [base +] lambda * ((sum of w_i (model_i [- base])) / divisor). base: NULL for a plain weighted sum. */
+STA_API int32_t sta_weighted_sum(int64_t n, int32_t n_models, const sta_operand* base, const sta_operand* models,
+                                 const float* weights, float divisor, float lambda, const sta_operand* out,
+                                 const sta_options* options);
+
+/* Range and leaf sums of many importances in one call. importances / thetas: as the measure needs, else NULL.
+ * minmax: [n_tensors][2], folded into. leaves: NULL, or the leaf sums of all tensors, one tensor after the other. */
+STA_API int32_t sta_ranges(int32_t n_tensors, const int64_t* sizes, const sta_operand* importances,
+                           const sta_operand* thetas, int32_t measure, float* minmax, double* leaves,
+                           const sta_options* options);
+
+/* Tier-B sum: adjacent pairs, level by level; an odd last one is carried up. Destroys its input. */
+STA_API double sta_fold(double* leaves, int64_t n);
+
+/* Adds to counts[2^digit_bits] the next digit of every 32-bit key that starts with prefix. */
+STA_API int32_t sta_histogram(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
+                              uint32_t prefix, int32_t prefix_bits, int32_t digit_bits, uint64_t* counts,
+                              const sta_options* options);
+
+/* Exact k-th smallest, 1-based, of the float32 importances; exact != 0: of a float64 operand without narrowing. */
+STA_API int32_t sta_order_statistic(int64_t n, const sta_operand* importance, const sta_operand* theta,
+                                    int32_t measure, int64_t k, int32_t exact, double* result,
+                                    const sta_options* options);
+
+/* Eq. 18-20 with the threshold known. counts: NULL, or [1], added to. */
+STA_API int32_t sta_forget(int64_t n, const sta_operand* target, const sta_operand* base,
+                           const sta_operand* finetuned, const sta_operand* importance, int32_t measure,
+                           float threshold, float weight, float lambda, const sta_operand* out, int64_t* counts,
+                           const sta_options* options);
+
+/* total += |grad|, in place. */
+STA_API int32_t sta_taylor_accumulate(int64_t n, const sta_operand* total, const sta_operand* grad,
+                                      const sta_options* options);
+
+/* Eq. 12, 21, 22 from the accumulated |g|; range and leaf sums of what is written. out may be total. */
+STA_API int32_t sta_taylor_finish(int64_t n, const sta_operand* total, const sta_operand* param, int32_t measure,
+                                  const sta_operand* out, float* minmax, double* leaves, const sta_options* options);
+
+/* First NaN or infinity among operands of n elements each: *operand = -1 when there is none. */
+STA_API int32_t sta_first_nonfinite(int64_t n, int32_t n_operands, const sta_operand* operands, int64_t* operand,
+                                    int64_t* index, const sta_options* options);
+
+/* The roofline of the access pattern: reads the inputs, writes one output, only adds. */
+STA_API int32_t sta_stream_sum(int64_t n, int32_t n_inputs, const sta_operand* inputs, const sta_operand* out,
+                               const sta_options* options);
+
+/* Read-only counterpart: the sum of all inputs' elements, for measuring only. */
+STA_API int32_t sta_stream_read(int64_t n, int32_t n_inputs, const sta_operand* inputs, double* result,
+                                const sta_options* options);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,135 @@
+"""What every kernel backend offers: the same functions over plain buffers, with the same bits.
+
+Arguments named ``*_address`` point at small C-contiguous arrays owned by the caller. All buffers of one
+call have the same number of elements; shapes may differ only in being flattened. ``threads`` is an upper
+bound. No backend allocates anything that grows with the number of elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from sta_kernels.kernels.buffers import Buffer, ImportanceSource
+
+TIES = ("drop", "all", "first")
+LEAF = 4096
+"""Elements per leaf of a tier-B sum."""
+
+
+class Backend(Protocol):
+    """The kernels of one backend."""
+
+    name: str
+
+    def sta_merge(
+        self,
+        base: Buffer,
+        finetuned: Sequence[Buffer],
+        importances: Sequence[Buffer] | None,
+        *,
+        measure: str,
+        normaliser_address: int,
+        k: int,
+        ties: str,
+        weights: Sequence[float] | None,
+        lambda_: float,
+        out: Buffer,
+        counts_address: int,
+        threads: int,
+    ) -> None:
+        """Normalise, select among the N tasks, accumulate (eq. 13–17).
+
+        ``normaliser_address``: float32 [N, 2], (shift, divisor). ``k``: 0..N, ranks from below that are dropped.
+        ``counts_address``: int64 [N + 1], added to: kept entries per task, then positions that keep nothing; 0 for none.
+        """
+
+    def weighted_sum(
+        self,
+        base: Buffer | None,
+        models: Sequence[Buffer],
+        *,
+        weights: Sequence[float],
+        divisor: float,
+        lambda_: float,
+        out: Buffer,
+        threads: int,
+    ) -> None:
+        """``[θ0 +] λ·((Σ w_i·(θ_i [− θ0])) / divisor)``; the base terms only where a base is given."""
+
+    def ranges(
+        self,
+        sources: Sequence[ImportanceSource],
+        minmax: np.ndarray[Any, Any],
+        leaves: Sequence[np.ndarray[Any, Any]] | None,
+        *,
+        threads: int,
+    ) -> None:
+        """Fold min and max of many importances into ``minmax`` (float32 [n, 2], start at (inf, −inf); NaN sticks).
+
+        ``leaves``: float64 [⌈size/4096⌉] per source, set to the tier-B leaf sums.
+        """
+
+    def fold(self, leaves: np.ndarray[Any, Any]) -> float:
+        """Tier-B sum of leaf sums: adjacent pairs, level by level, an odd last one carried up."""
+
+    def histogram(
+        self,
+        source: ImportanceSource,
+        *,
+        prefix: int,
+        prefix_bits: int,
+        digit_bits: int,
+        counts: np.ndarray[Any, Any],
+        threads: int,
+    ) -> None:
+        """Add to ``counts`` (uint64 [2**digit_bits]) the next digit of every key that starts with ``prefix``.
+
+        A key is the 32-bit order-preserving integer of the float32 importance; every NaN is 0xFFFFFFFF.
+        """
+
+    def order_statistic(self, source: ImportanceSource, k: int, *, threads: int) -> float:
+        """Exact k-th smallest (1-based) of float32 importances; −0 before +0, NaN last."""
+
+    def order_statistic_exact(self, x: Buffer, k: int, *, threads: int) -> float:
+        """Exact k-th smallest in the buffer's own dtype (float64 is not narrowed)."""
+
+    def sta_forget(
+        self,
+        target: Buffer,
+        base: Buffer,
+        finetuned: Buffer,
+        source: ImportanceSource,
+        *,
+        threshold: float,
+        weight: float,
+        lambda_: float,
+        out: Buffer,
+        counts_address: int,
+        threads: int,
+    ) -> None:
+        """``target − λ·(w·τ)`` where the importance exceeds ``threshold`` (eq. 18–20). ``counts_address``: int64 [1]."""
+
+    def taylor_accumulate(self, total: Buffer, grad: Buffer, *, threads: int) -> None:
+        """``total += |grad|`` in place (eq. 12's sum)."""
+
+    def taylor_finish(
+        self,
+        total: Buffer,
+        param: Buffer,
+        *,
+        measure: str,
+        out: Buffer,
+        minmax: np.ndarray[Any, Any],
+        leaves: np.ndarray[Any, Any],
+        threads: int,
+    ) -> None:
+        """``|θ|·total`` (``·θ²`` for lp_amp; ``θ²`` for amp) into ``out``; its range and leaf sums on the way.
+
+        ``out`` may be ``total``. ``minmax``: float32 [2], folded into; ``leaves`` as in :meth:`ranges`. Both describe the values as written to ``out``.
+        """
+
+    def first_nonfinite(self, buffers: Sequence[Buffer]) -> tuple[int, int] | None:
+        """(buffer, flat index) of the first NaN or infinity, or None."""

@@ -1,0 +1,183 @@
+"""Statistics: what a method must know of a whole segment before its rule can run at one position.
+
+A statistic is declared with the method, and accumulated over any sequence of tiles, by any number of threads,
+with the same bits as in one piece.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from sta_kernels.kernels.backend import LEAF, Backend
+from sta_kernels.kernels.buffers import ImportanceSource
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Range and mean of an importance tensor, as an importance file carries them."""
+
+    min: float
+    max: float
+    mean: float
+
+
+class Accumulator(Protocol):
+    """A statistic on its way; thread-safe."""
+
+    result: Any
+    """Valid once :meth:`end_of_pass` has returned True."""
+
+    def update(self, backend: Backend, source: ImportanceSource, offset: int, *, threads: int) -> None:
+        """Take in a tile that starts at element ``offset`` of the segment, a multiple of 4,096."""
+
+    def end_of_pass(self) -> bool:
+        """All tiles were seen. True when the result is final; False asks for another pass over the segment."""
+
+
+class Statistic(Protocol):
+    """One reduction over one task's importance."""
+
+    task: int
+    measure: str
+
+    def known(self, summary: Summary) -> Any:
+        """The result where the file already carries it, else None."""
+
+    def accumulator(self, n_elements: int) -> Accumulator:
+        """A fresh accumulator for a segment."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """(min, max) of the importance, as two floats; NaN when it holds one."""
+
+    task: int
+    measure: str
+
+    def known(self, summary: Summary) -> tuple[float, float] | None:
+        """The file's range; only a stored importance has one."""
+        return (summary.min, summary.max) if self.measure == "lp" else None
+
+    def accumulator(self, n_elements: int) -> Accumulator:
+        """A fresh accumulator."""
+        return _RangeAccumulator()
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean of the importance: tier-B sum in float64, divided by the count, rounded to float32."""
+
+    task: int
+    measure: str
+
+    def known(self, summary: Summary) -> float | None:
+        """The file's mean; only a stored importance has one."""
+        return summary.mean if self.measure == "lp" else None
+
+    def accumulator(self, n_elements: int) -> Accumulator:
+        """A fresh accumulator."""
+        return _MeanAccumulator(n_elements)
+
+
+@dataclass(frozen=True)
+class OrderStatistic:
+    """Exact k-th smallest importance (1-based), by radix selection: three passes when streamed."""
+
+    task: int
+    measure: str
+    k: int
+
+    def known(self, summary: Summary) -> None:
+        """Never in a file."""
+        return None
+
+    def accumulator(self, n_elements: int) -> Accumulator:
+        """A fresh accumulator."""
+        return _SelectAccumulator(self.k)
+
+
+class _RangeAccumulator:
+    def __init__(self) -> None:
+        self._minmax = np.array([[np.inf, -np.inf]], np.float32)
+        self._lock = threading.Lock()
+        self.result: tuple[float, float] = (np.nan, np.nan)
+
+    def update(self, backend: Backend, source: ImportanceSource, offset: int, *, threads: int) -> None:
+        tile = np.array([[np.inf, -np.inf]], np.float32)
+        backend.ranges([source], tile, None, threads=threads)
+        with self._lock:
+            self._minmax[0, 0] = np.minimum(self._minmax[0, 0], tile[0, 0])
+            self._minmax[0, 1] = np.maximum(self._minmax[0, 1], tile[0, 1])
+
+    def end_of_pass(self) -> bool:
+        self.result = (float(self._minmax[0, 0]), float(self._minmax[0, 1]))
+        return True
+
+
+class _MeanAccumulator:
+    def __init__(self, n_elements: int) -> None:
+        self._count = n_elements
+        self._leaves = np.zeros(-(-n_elements // LEAF), np.float64)
+        self._backend: Backend | None = None
+        self.result = 0.0
+
+    def update(self, backend: Backend, source: ImportanceSource, offset: int, *, threads: int) -> None:
+        first = offset // LEAF
+        leaves = self._leaves[first : first + -(-source.size // LEAF)]
+        backend.ranges([source], np.array([[np.inf, -np.inf]], np.float32), [leaves], threads=threads)
+        self._backend = backend
+
+    def end_of_pass(self) -> bool:
+        if self._backend is not None:
+            self.result = float(np.float32(self._backend.fold(self._leaves) / self._count))
+        return True
+
+
+_DIGITS = (12, 10, 10)
+
+
+class _SelectAccumulator:
+    def __init__(self, k: int) -> None:
+        self._rank = k
+        self._prefix = 0
+        self._bits = 0
+        self._pass = 0
+        self._counts = np.zeros(1 << _DIGITS[0], np.uint64)
+        self._lock = threading.Lock()
+        self.result = float("nan")
+
+    def update(self, backend: Backend, source: ImportanceSource, offset: int, *, threads: int) -> None:
+        digit_bits = _DIGITS[self._pass]
+        counts = np.zeros(1 << digit_bits, np.uint64)
+        backend.histogram(
+            source, prefix=self._prefix, prefix_bits=self._bits, digit_bits=digit_bits, counts=counts, threads=threads
+        )
+        with self._lock:
+            self._counts += counts
+
+    def end_of_pass(self) -> bool:
+        cumulative = np.cumsum(self._counts)
+        digit = int(np.searchsorted(cumulative, self._rank, side="left"))
+        if digit:
+            self._rank -= int(cumulative[digit - 1])
+        digit_bits = _DIGITS[self._pass]
+        self._prefix = (self._prefix << digit_bits) | digit
+        self._bits += digit_bits
+        self._pass += 1
+        if self._pass < len(_DIGITS):
+            self._counts = np.zeros(1 << _DIGITS[self._pass], np.uint64)
+            return False
+        self.result = _key_to_float(self._prefix)
+        return True
+
+
+def _key_to_float(key: int) -> float:
+    """Inverse of the order-preserving key: float32 from its 32-bit rank."""
+    if key == 0xFFFFFFFF:
+        return float("nan")
+    bits = key ^ 0x80000000 if key & 0x80000000 else key ^ 0xFFFFFFFF
+    return float(np.array([bits], np.uint32).view(np.float32)[0])

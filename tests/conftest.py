@@ -1,0 +1,24 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+
+class WorkedExample:
+    """A base and three task vectors in eighths, exact in every dtype."""
+
+    base = np.array((8, -16, 4, 0, 24, -8), np.float32) / 8
+    taus = np.array(((4, -1, 0, 3, -6, 2), (-2, -5, 1, 3, 6, -1), (1, 3, -2, -3, 0, 4)), np.float32) / 8
+    finetuned = base + taus
+    importances_a = np.array(((0, 4, 8, 2), (1, 1, 5, 3), (2, 6, 10, 2)), np.float32)
+    importances_b = np.array(((3, 3), (0, 9), (5, 1)), np.float32)
+    importances = np.concatenate((importances_a, importances_b), axis=1)
+    split = 4
+
+
+@pytest.fixture(scope="session")
+def FX() -> WorkedExample:  # noqa: N802
+    """The worked example on which every method is checked by hand."""
+    return WorkedExample()
