@@ -28,6 +28,7 @@ class Parameter:
         check: returns the value in its own type, or raises ValueError saying what is expected.
         default: used where the caller gives none; ``REQUIRED`` where there is no default.
         per_model: one value per model; a single value given serves all.
+        excludes: parameters that cannot be given beside this one.
         summary: one line for ``--help`` and the documentation.
     """
 
@@ -35,6 +36,7 @@ class Parameter:
     check: Callable[[Any], Any]
     default: Any
     per_model: bool = False
+    excludes: tuple[str, ...] = ()
     summary: str = ""
 
     @property
@@ -79,6 +81,9 @@ class Method(Protocol):
     models: tuple[int, int | None]
     """Least and greatest number of models."""
 
+    def check(self, settings: Settings, n_models: int) -> None:
+        """Raise InputError where values do not go together; warn where they cannot do what their names promise."""
+
     def roles(self, settings: Settings) -> Roles:
         """Operands that are read."""
 
@@ -100,3 +105,14 @@ class Method(Protocol):
         threads: int,
     ) -> None:
         """Write the merged elements to ``out`` and add to ``counts`` (int64, one per counter)."""
+
+
+def weights_or_none(settings: Settings) -> tuple[float, ...] | None:
+    """The models' weights, or None where all are 1, which kernels need not multiply by."""
+    weights = settings.per_model["weight"]
+    return None if all(weight == 1.0 for weight in weights) else weights
+
+
+def counts_address(counts: np.ndarray[Any, Any] | None) -> int:
+    """Address of the counters; 0 for none."""
+    return 0 if counts is None else counts.ctypes.data

@@ -59,9 +59,7 @@ def merge_segment(
     """Statistics, then the rule, over one segment in memory. Returns the counters (int64)."""
     n_models = len(operands.models)
     statistics = method.statistics(settings, n_models, out.size)
-    results = reduce_segment(
-        statistics, operands, out.size, backend=backend, threads=threads, summaries=summaries
-    )
+    results = reduce_segment(statistics, operands, out.size, backend=backend, threads=threads, summaries=summaries)
     counts = np.zeros(len(method.counters(n_models)), np.int64)
     method.apply(backend, operands, results, settings, out=out, counts=counts, threads=threads)
     return counts

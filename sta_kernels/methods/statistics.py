@@ -41,8 +41,13 @@ class Accumulator(Protocol):
 class Statistic(Protocol):
     """One reduction over one task's importance."""
 
-    task: int
-    measure: str
+    @property
+    def task(self) -> int:
+        """Index of the model whose importance is reduced."""
+
+    @property
+    def measure(self) -> str:
+        """The importance that is reduced."""
 
     def known(self, summary: Summary) -> Any:
         """The result where the file already carries it, else None."""
@@ -69,7 +74,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean of the importance: tier-B sum in float64, divided by the count, rounded to float32."""
+    """Mean of the importance: tier-B sum in float64, divided by the count, rounded to float32; 0 of nothing."""
 
     task: int
     measure: str
@@ -85,7 +90,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class OrderStatistic:
-    """Exact k-th smallest importance (1-based), by radix selection: three passes when streamed."""
+    """Exact k-th smallest importance (1-based), by radix selection in three passes; NaN where fewer exist."""
 
     task: int
     measure: str
@@ -132,7 +137,7 @@ class _MeanAccumulator:
         self._backend = backend
 
     def end_of_pass(self) -> bool:
-        if self._backend is not None:
+        if self._backend is not None and self._count:
             self.result = float(np.float32(self._backend.fold(self._leaves) / self._count))
         return True
 
@@ -161,6 +166,8 @@ class _SelectAccumulator:
 
     def end_of_pass(self) -> bool:
         cumulative = np.cumsum(self._counts)
+        if self._rank > cumulative[-1]:
+            return True
         digit = int(np.searchsorted(cumulative, self._rank, side="left"))
         if digit:
             self._rank -= int(cumulative[digit - 1])

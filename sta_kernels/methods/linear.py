@@ -1,0 +1,71 @@
+"""Weighted averaging of the models themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sta_kernels.kernels.backend import Backend
+from sta_kernels.kernels.buffers import Buffer
+from sta_kernels.methods.base import Operands, Parameter, Roles, Settings
+from sta_kernels.methods.parameters import WEIGHT, boolean
+from sta_kernels.methods.statistics import Statistic
+
+
+def divisor(settings: Settings) -> float:
+    """Sum of the weights, rounded to float32, where the settings ask for it; 1 where they do not, or where it is 0."""
+    if not settings.shared["normalize"]:
+        return 1.0
+    return float(np.float32(math.fsum(settings.per_model["weight"]))) or 1.0
+
+
+class Linear:
+    """``θ = Σ_i w_i·θ_i / Σ_i w_i`` (model soups, arXiv 2203.05482; with ``normalize: false``, undivided)."""
+
+    name = "linear"
+    summary = "weighted average of the models; the base is not read"
+    models: tuple[int, int | None] = (1, None)
+    parameters = (WEIGHT, Parameter("normalize", boolean, True, summary="divide by the sum of the weights"))
+
+    def check(self, settings: Settings, n_models: int) -> None:
+        """All values go together."""
+
+    def roles(self, settings: Settings) -> Roles:
+        """Models only."""
+        return Roles(base=False)
+
+    def statistics(self, settings: Settings, n_models: int, n_elements: int) -> tuple[Statistic, ...]:
+        """None are needed."""
+        return ()
+
+    def counters(self, n_models: int) -> tuple[str, ...]:
+        """Nothing is selected, so nothing is counted."""
+        return ()
+
+    def apply(
+        self,
+        backend: Backend,
+        operands: Operands,
+        results: Sequence[Any],
+        settings: Settings,
+        *,
+        out: Buffer,
+        counts: np.ndarray[Any, Any] | None,
+        threads: int,
+    ) -> None:
+        """One weighted sum."""
+        backend.weighted_sum(
+            None,
+            operands.models,
+            weights=settings.per_model["weight"],
+            divisor=divisor(settings),
+            lambda_=1.0,
+            out=out,
+            threads=threads,
+        )
+
+
+METHODS = (Linear(),)

@@ -1,0 +1,125 @@
+"""Selective Task Arithmetic: at each position, add the tasks to which that position matters most."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sta_kernels.errors import InputError
+from sta_kernels.kernels.backend import TIES, Backend
+from sta_kernels.kernels.buffers import Buffer
+from sta_kernels.methods.base import Operands, Parameter, Roles, Settings, counts_address, weights_or_none
+from sta_kernels.methods.parameters import LAMBDA, MEASURE, WEIGHT, P, choice, count
+from sta_kernels.methods.quantile import rank_of_quantile
+from sta_kernels.methods.statistics import Mean, Range, Statistic
+
+NORMALISERS = ("minmax", "mean")
+
+
+def normaliser(kind: str, results: Sequence[Any]) -> np.ndarray[Any, Any]:
+    """What is subtracted from a task's importance, and what it is then divided by, over one segment (eq. 13).
+
+    Args:
+        kind: ``minmax``: (min, max − min); ``mean``: (0, mean).
+        results: per task, (min, max) or the mean.
+
+    Returns:
+        float32 [N, 2].
+    """
+    table = np.zeros((len(results), 2), np.float32)
+    if kind == "mean":
+        table[:, 1] = results
+        return table
+    lowest, highest = np.asarray(results, np.float32).T
+    table[:, 0] = lowest
+    with np.errstate(over="ignore", invalid="ignore"):
+        table[:, 1] = highest - lowest
+    return table
+
+
+class Sta:
+    """``θ = θ0 + λ·Σ_i w_i·M_i ⊙ τ_i`` with ``M_i = [Ĩ_i above the p-quantile of Ĩ over the tasks]`` (eq. 13–17).
+
+    Ĩ is the importance normalised over the segment. Above the quantile means above the k-th smallest of the N values
+    at that position, ``k = ⌊1 + (N − 1)p⌋``; with ``keep: c`` instead of p, ``k = N − c``. Source: arXiv 2411.16139.
+    """
+
+    name = "sta"
+    summary = "Selective Task Arithmetic: per position, the tasks with the largest normalised importance"
+    models: tuple[int, int | None] = (1, None)
+    parameters = (
+        P,
+        Parameter("keep", count, None, excludes=("p",), summary="entries kept at each position, instead of p"),
+        MEASURE,
+        Parameter("normalise", choice(*NORMALISERS), "minmax", summary="by the range (eq. 13) or mean of the tensor"),
+        Parameter("ties", choice(*TIES), "drop", summary="entries equal to the last one dropped or kept (paper: drop)"),
+        WEIGHT,
+        LAMBDA,
+    )
+
+    def check(self, settings: Settings, n_models: int) -> None:
+        """Refuse to keep more entries than there are models; warn where p cannot keep any."""
+        keep = settings.shared["keep"]
+        if keep is not None and keep > n_models:
+            raise InputError(f"sta: keep: {keep} entries of {n_models} cannot be kept")
+        if keep is None and n_models == 1:
+            warnings.warn(
+                "sta: a single model has no entry above its own quantile, so the result is the base; use keep: 1",
+                stacklevel=3,
+            )
+
+    def rank(self, settings: Settings, n_models: int) -> int:
+        """How many of the smallest importances are dropped at each position."""
+        keep = settings.shared["keep"]
+        return rank_of_quantile(settings.shared["p"], n_models) if keep is None else n_models - keep
+
+    def roles(self, settings: Settings) -> Roles:
+        """Base and models; importances unless they follow from the weights."""
+        return Roles(importance=settings.shared["measure"] != "amp")
+
+    def statistics(self, settings: Settings, n_models: int, n_elements: int) -> tuple[Statistic, ...]:
+        """Each task's range, or mean."""
+        measure = settings.shared["measure"]
+        if settings.shared["normalise"] == "mean":
+            return tuple(Mean(task, measure) for task in range(n_models))
+        return tuple(Range(task, measure) for task in range(n_models))
+
+    def counters(self, n_models: int) -> tuple[str, ...]:
+        """Entries kept per task, and positions that kept none."""
+        return (*("kept",) * n_models, "unrouted")
+
+    def apply(
+        self,
+        backend: Backend,
+        operands: Operands,
+        results: Sequence[Any],
+        settings: Settings,
+        *,
+        out: Buffer,
+        counts: np.ndarray[Any, Any] | None,
+        threads: int,
+    ) -> None:
+        """Normalise, rank, add."""
+        assert operands.base is not None
+        shared = settings.shared
+        table = normaliser(shared["normalise"], results)
+        backend.sta_merge(
+            operands.base,
+            operands.models,
+            operands.importances or None,
+            measure=shared["measure"],
+            normaliser_address=table.ctypes.data,
+            k=self.rank(settings, len(operands.models)),
+            ties=shared["ties"],
+            weights=weights_or_none(settings),
+            lambda_=shared["lambda_"],
+            out=out,
+            counts_address=counts_address(counts),
+            threads=threads,
+        )
+
+
+METHODS = (Sta(),)
