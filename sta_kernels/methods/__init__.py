@@ -57,7 +57,7 @@ def resolve(method: Method, n_models: int, /, **parameters: Any) -> Settings:
     least, most = method.models
     if n_models < least or (most is not None and n_models > most):
         expected = f"{least} or more" if most is None else str(least) if least == most else f"{least} to {most}"
-        raise InputError(f"{method.name} merges {expected} models, got {n_models}")
+        raise InputError(f"{method.name}: {n_models} models given, it takes {expected}")
     given = _by_parameter(method, parameters)
     shared: dict[str, Any] = {}
     per_model: dict[str, tuple[Any, ...]] = {}
