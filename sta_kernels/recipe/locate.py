@@ -1,0 +1,80 @@
+"""Where a model named in a recipe lies: a folder or file, or a hub id in the local Hugging Face cache.
+
+Nothing is ever downloaded, and no hub library is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from sta_kernels.recipe.document import Node
+
+_HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+_REVISION = re.compile(r"[\w][\w./-]*")
+
+
+def locate_model(node: Node) -> str:
+    """Turn a model reference into an existing path.
+
+    Args:
+        node: a path relative to the working directory, or ``owner/name[@revision]``.
+
+    Returns:
+        The path as written, or the snapshot's folder in the hub cache.
+
+    Raises:
+        InputError: nothing is there; or an adapter (``model+adapter``), which is not merged yet.
+    """
+    reference = node.text()
+    if not reference:
+        node.fail("an empty name")
+    if os.path.exists(reference):
+        return reference
+    if "+" in reference:
+        node.fail(f"{reference!r}: LoRA adapters (model+adapter) are not supported yet; merge the adapter first")
+    name, _, revision = reference.partition("@")
+    if _HUB_ID.fullmatch(name) and (not revision or _is_revision(revision)):
+        snapshot = _snapshot(name, revision or "main")
+        if snapshot is not None:
+            return str(snapshot)
+        node.fail(
+            f"{reference!r} is neither a file or folder under {os.getcwd()} nor a hub id in the local cache "
+            f"{hub_cache()}; fetch it first, for example with `hf download {name}`"
+        )
+    node.fail(f"{reference!r}: no such file or folder (relative paths start at {os.getcwd()})")
+
+
+def locate_file(node: Node) -> str:
+    """Check that an importance file or folder exists; InputError names key and line."""
+    path = node.text()
+    if not path or not os.path.exists(path):
+        node.fail(f"{path!r}: no such file or folder (relative paths start at {os.getcwd()})")
+    return path
+
+
+def hub_cache() -> Path:
+    """The hub's cache folder, by the same environment variables as huggingface_hub."""
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if os.environ.get(variable):
+            return Path(os.environ[variable]).expanduser()
+    home = os.environ.get("HF_HOME")
+    if not home:
+        home = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    return Path(home).expanduser() / "hub"
+
+
+def _is_revision(text: str) -> bool:
+    return _REVISION.fullmatch(text) is not None and ".." not in text.split("/")
+
+
+def _snapshot(name: str, revision: str) -> Path | None:
+    """Folder of a cached snapshot: a branch or tag is a file under ``refs`` that holds the commit."""
+    repository = hub_cache() / ("models--" + name.replace("/", "--"))
+    try:
+        commit = (repository / "refs" / revision).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        commit = revision
+    folder = repository / "snapshots" / commit
+    return folder if _is_revision(commit) and folder.is_dir() else None

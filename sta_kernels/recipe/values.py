@@ -1,0 +1,126 @@
+"""Parameter values of a recipe: a plain value, a gradient over the depth, or values by filter on the tensor's name."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Union
+
+from sta_kernels.recipe.document import Node
+
+Check = Callable[[Any], Any]
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same value for every tensor."""
+
+    value: Any
+
+    def at(self, name: str, depth: Fraction) -> Any:
+        """The value."""
+        return self.value
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Values at equal distances over the depth: numbers are interpolated linearly, anything else steps."""
+
+    values: tuple[Any, ...]
+
+    def at(self, name: str, depth: Fraction) -> Any:
+        """The value at ``depth``: computed exactly from the decimals as written, then rounded once."""
+        position = depth * (len(self.values) - 1)
+        low = int(position)
+        first = self.values[low]
+        if low == position or not all(_is_number(value) for value in self.values):
+            return first
+        start, stop = (Fraction(str(value)) for value in (first, self.values[low + 1]))
+        value = start + (stop - start) * (position - low)
+        whole = value.denominator == 1 and all(isinstance(v, int) for v in self.values)
+        return int(value) if whole else float(value)
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """The first entry whose filter is part of the tensor's name; None or ``*`` matches any."""
+
+    entries: tuple[tuple[str | None, Setting], ...]
+
+    def at(self, name: str, depth: Fraction) -> Any:
+        """The matching entry's value; None where none matches."""
+        for pattern, setting in self.entries:
+            if pattern is None or pattern == "*" or pattern in name:
+                return setting.at(name, depth)
+        return None
+
+
+Setting = Union[Constant, Gradient, Filtered]  # noqa: UP007 - Filtered names it before it exists
+
+
+def read_setting(node: Node, check: Check) -> Setting:
+    """Read a parameter's value, checking every number in it.
+
+    Args:
+        node: a scalar; a list of scalars (a gradient); or a list of ``{filter, value}``, or one such entry.
+        check: returns a scalar in its own type, or raises ValueError that says what is expected.
+
+    Returns:
+        The setting, to be asked per tensor.
+
+    Raises:
+        InputError: naming key and line.
+    """
+    if isinstance(node.value, dict):
+        return Filtered((_read_entry(node, check),))
+    if not isinstance(node.value, list):
+        return Constant(_checked(node, check))
+    if not node.value:
+        node.fail("an empty list gives no value")
+    if any(isinstance(item.value, dict) for item in node.value):
+        return Filtered(tuple(_read_entry(item, check) for item in node.value))
+    return _read_gradient(node, check)
+
+
+def _read_entry(node: Node, check: Check) -> tuple[str | None, Setting]:
+    fields = node.mapping()
+    for key, field in fields.items():
+        if key not in ("filter", "value"):
+            field.fail("not understood; an entry has `value` and, except for the last, `filter`")
+    if "value" not in fields:
+        node.fail("an entry needs `value` (and `filter`, a part of the tensor's name)")
+    pattern = fields.get("filter")
+    value = fields["value"]
+    if isinstance(value.value, dict):
+        value.fail("expected a number or a list of numbers")
+    setting = _read_gradient(value, check) if isinstance(value.value, list) else Constant(_checked(value, check))
+    return (None if pattern is None or pattern.value is None else pattern.text()), setting
+
+
+def _read_gradient(node: Node, check: Check) -> Gradient:
+    if not node.value:
+        node.fail("an empty list gives no value")
+    return Gradient(tuple(_checked(item, check) for item in node.value))
+
+
+def _checked(node: Node, check: Check) -> Any:
+    if node.value is None or isinstance(node.value, dict | list):
+        node.fail(f"expected a single value, not {node.described}")
+    value = node.value
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        # YAML 1.1 takes 1e-3 for a string, as it has no dot.
+        value = float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        node.fail(f"expected a finite number, not {value}")
+    try:
+        return check(value)
+    except ValueError as error:
+        node.fail(str(error))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
