@@ -1,0 +1,297 @@
+"""The reference as a backend: NumPy over buffers, some elements at a time, in one thread.
+
+It serves where nothing faster is built, and every other backend is tested against it, bit for bit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from sta_kernels.kernels.backend import LEAF
+from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
+from sta_kernels.kernels.reference import dtypes, importance, linear, order, sta_forget, sta_merge, statistics
+from sta_kernels.kernels.reference.dtypes import Array
+from sta_kernels.kernels.reference.environment import ieee_arithmetic
+
+_TO_FLOAT32: dict[DType, Callable[[Array], Array]] = {
+    DType.F32: np.copy,
+    DType.BF16: dtypes.bfloat16_to_float32,
+    DType.F16: dtypes.float16_to_float32,
+    DType.F64: dtypes.float64_to_float32,
+}
+_FROM_FLOAT32: dict[DType, Callable[[Array], Array]] = {
+    DType.F32: np.asarray,
+    DType.BF16: dtypes.float32_to_bfloat16,
+    DType.F16: dtypes.float32_to_float16,
+    DType.F64: dtypes.float32_to_float64,
+}
+_WORKING_SET = 1 << 18
+"""Elements of all operands together that are held at once: a few MB with the temporaries."""
+
+
+class NumpyBackend:
+    """Every kernel by the exact float32 functions of :mod:`sta_kernels.kernels.reference`.
+
+    An output may be one of the inputs, element for element. ``threads`` is an upper bound and one is used.
+    """
+
+    name = "reference"
+
+    @ieee_arithmetic()
+    def sta_merge(
+        self,
+        base: Buffer,
+        finetuned: Sequence[Buffer],
+        importances: Sequence[Buffer] | None,
+        *,
+        measure: str,
+        normaliser_address: int,
+        k: int,
+        ties: str,
+        weights: Sequence[float] | None,
+        lambda_: float,
+        out: Buffer,
+        counts_address: int,
+        threads: int,
+    ) -> None:
+        """Normalise, select among the N tasks, accumulate: see :meth:`Backend.sta_merge`."""
+        n_tasks = len(finetuned)
+        shift, divisor = _array_at(normaliser_address, ctypes.c_float, n_tasks, 2).T
+        counts = _array_at(counts_address, ctypes.c_int64, n_tasks + 1) if counts_address else None
+        source, result = _Operand(base), _Operand(out)
+        models = [_Operand(model) for model in finetuned]
+        stored = [_Operand(buffer) for buffer in importances or ()]
+        for part in _parts(base.size, 2 * n_tasks):
+            theta = np.stack([model.read(part) for model in models])  # [N, part]
+            lp = np.stack([buffer.read(part) for buffer in stored]) if stored else None
+            values = importance.measure_exact(measure, lp, theta)
+            mask = sta_merge.mask_exact(sta_merge.normalise_exact(values, shift, divisor), k, ties)
+            merged = sta_merge.merge_exact(source.read(part), theta, mask, weights, lambda_)
+            routed = np.logical_or.reduce(mask, axis=0)
+            if counts is not None:
+                counts[:n_tasks] += np.count_nonzero(mask, axis=1)
+                counts[n_tasks] += routed.size - np.count_nonzero(routed)
+            result.write_merged(part, merged, source, routed)
+
+    @ieee_arithmetic()
+    def weighted_sum(
+        self,
+        base: Buffer | None,
+        models: Sequence[Buffer],
+        *,
+        weights: Sequence[float],
+        divisor: float,
+        lambda_: float,
+        out: Buffer,
+        threads: int,
+    ) -> None:
+        """``[θ0 +] λ·((Σ w_i·(θ_i [− θ0]))/divisor)``: see :meth:`Backend.weighted_sum`."""
+        source = None if base is None else _Operand(base)
+        operands = [_Operand(model) for model in models]
+        result = _Operand(out)
+        for part in _parts(out.size, 2):
+            start = None if source is None else source.read(part)
+            terms = (operand.read(part) for operand in operands)
+            result.write(part, linear.weighted_sum_exact(start, terms, weights, divisor, lambda_))
+
+    @ieee_arithmetic()
+    def ranges(
+        self,
+        sources: Sequence[ImportanceSource],
+        minmax: np.ndarray[Any, Any],
+        leaves: Sequence[np.ndarray[Any, Any]] | None,
+        *,
+        threads: int,
+    ) -> None:
+        """Fold ranges into ``minmax`` and set ``leaves``: see :meth:`Backend.ranges`."""
+        for i, source in enumerate(sources):
+            read = _Importance(source)
+            for part in _parts(source.size, 1):
+                values = read(part)
+                minmax[i] = statistics.range_exact(values, *minmax[i])
+                if leaves is not None:
+                    _set_leaves(leaves[i], part, values)
+
+    @ieee_arithmetic()
+    def fold(self, leaves: np.ndarray[Any, Any]) -> float:
+        """Tier-B sum of leaf sums: see :meth:`Backend.fold`."""
+        return statistics.fold_exact(leaves)
+
+    @ieee_arithmetic()
+    def histogram(
+        self,
+        source: ImportanceSource,
+        *,
+        prefix: int,
+        prefix_bits: int,
+        digit_bits: int,
+        counts: np.ndarray[Any, Any],
+        threads: int,
+    ) -> None:
+        """Add to ``counts`` the next digit after ``prefix``: see :meth:`Backend.histogram`."""
+        read = _Importance(source)
+        for part in _parts(source.size, 1):
+            counts += order.digit_counts_exact(order.keys_exact(read(part)), prefix, prefix_bits, digit_bits)
+
+    @ieee_arithmetic()
+    def order_statistic(self, source: ImportanceSource, k: int, *, threads: int) -> float:
+        """Exact k-th smallest float32 importance: see :meth:`Backend.order_statistic`."""
+        _check_rank(k, source.size)
+        read = _Importance(source)
+
+        def keys() -> Iterator[Array]:
+            return (order.keys_exact(read(part)) for part in _parts(source.size, 1))
+
+        return order.value_of_key_exact(order.select_key_exact(keys, 32, k))
+
+    @ieee_arithmetic()
+    def order_statistic_exact(self, x: Buffer, k: int, *, threads: int) -> float:
+        """Exact k-th smallest in the buffer's own dtype: see :meth:`Backend.order_statistic_exact`."""
+        if x.dtype is not DType.F64:
+            return self.order_statistic(ImportanceSource("lp", x), k, threads=threads)
+        _check_rank(k, x.size)
+        operand = _Operand(x)
+
+        def keys() -> Iterator[Array]:
+            return (order.keys_exact(operand.stored(part)) for part in _parts(x.size, 1))
+
+        return order.value_of_key_exact(order.select_key_exact(keys, 64, k), np.float64)
+
+    @ieee_arithmetic()
+    def sta_forget(
+        self,
+        target: Buffer,
+        base: Buffer,
+        finetuned: Buffer,
+        source: ImportanceSource,
+        *,
+        threshold: float,
+        weight: float,
+        lambda_: float,
+        out: Buffer,
+        counts_address: int,
+        threads: int,
+    ) -> None:
+        """``target − λ·(w·τ)`` above the threshold: see :meth:`Backend.sta_forget`."""
+        counts = _array_at(counts_address, ctypes.c_int64, 1) if counts_address else None
+        own, origin, model, result = (_Operand(buffer) for buffer in (target, base, finetuned, out))
+        read = _Importance(source)
+        for part in _parts(target.size, 4):
+            mask = sta_forget.forget_mask_exact(read(part), threshold)
+            values = sta_forget.forget_exact(own.read(part), origin.read(part), model.read(part), mask, weight, lambda_)
+            if counts is not None:
+                counts += np.count_nonzero(mask)
+            result.write_merged(part, values, own, mask)
+
+    @ieee_arithmetic()
+    def taylor_accumulate(self, total: Buffer, grad: Buffer, *, threads: int) -> None:
+        """``total += |grad|`` in place: see :meth:`Backend.taylor_accumulate`."""
+        sums, gradient = _Operand(total), _Operand(grad)
+        for part in _parts(total.size, 2):
+            sums.write(part, importance.accumulate_exact(sums.read(part), gradient.read(part)))
+
+    @ieee_arithmetic()
+    def taylor_finish(
+        self,
+        total: Buffer,
+        param: Buffer,
+        *,
+        measure: str,
+        out: Buffer,
+        minmax: np.ndarray[Any, Any],
+        leaves: np.ndarray[Any, Any],
+        threads: int,
+    ) -> None:
+        """Importance from accumulated gradients, its range and leaf sums: see :meth:`Backend.taylor_finish`."""
+        sums, weights, result = (_Operand(buffer) for buffer in (total, param, out))
+        for part in _parts(total.size, 2):
+            theta = weights.read(part)
+            lp = importance.lp_exact(theta, sums.read(part))
+            result.write(part, importance.measure_exact(measure, lp, theta))
+            written = result.read(part)
+            minmax[:] = statistics.range_exact(written, *minmax)
+            _set_leaves(leaves, part, written)
+
+    @ieee_arithmetic()
+    def first_nonfinite(self, buffers: Sequence[Buffer]) -> tuple[int, int] | None:
+        """First NaN or infinity, buffer by buffer, of the float32 values: see :meth:`Backend.first_nonfinite`."""
+        for i, buffer in enumerate(buffers):
+            operand = _Operand(buffer)
+            for part in _parts(buffer.size, 1):
+                bad = np.flatnonzero(~np.isfinite(operand.read(part)))
+                if bad.size:
+                    return i, part.start + int(bad[0])
+        return None
+
+
+class _Operand:
+    """A buffer flattened in C order, read and written in float32 by parts, whatever its strides and alignment."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        array = buffer.numpy()
+        self.dtype = buffer.dtype
+        # A flat iterator slices strided memory without a copy of the whole.
+        self._flat: Any = array.reshape(-1) if buffer.strides is None else array.flat
+
+    def stored(self, part: slice) -> Array:
+        """A copy of the elements as they are stored."""
+        return np.array(self._flat[part])
+
+    def read(self, part: slice) -> Array:
+        """A copy of the elements as float32."""
+        return _TO_FLOAT32[self.dtype](self._flat[part])
+
+    def write(self, part: slice, values: Array) -> None:
+        """Round float32 values into storage."""
+        self._flat[part] = _FROM_FLOAT32[self.dtype](values)
+
+    def write_merged(self, part: slice, values: Array, own: _Operand, changed: Array) -> None:
+        """Round float32 values into storage; from float64 to float64, ``own`` as stored where nothing changed.
+
+        Between other dtypes the values hold ``own`` in float32 there, and rounding that is its conversion.
+        """
+        if self.dtype is own.dtype is DType.F64:
+            self._flat[part] = np.where(changed, values, own.stored(part))
+        else:
+            self.write(part, values)
+
+
+class _Importance:
+    """Reads a task's importance as float32, by parts, in whichever measure."""
+
+    def __init__(self, source: ImportanceSource) -> None:
+        self._measure = source.measure
+        self._lp = None if source.importance is None else _Operand(source.importance)
+        self._theta = None if source.theta is None else _Operand(source.theta)
+
+    def __call__(self, part: slice) -> Array:
+        lp = None if self._lp is None else self._lp.read(part)
+        theta = None if self._theta is None else self._theta.read(part)
+        return importance.measure_exact(self._measure, lp, theta)
+
+
+def _parts(size: int, n_operands: int) -> Iterator[slice]:
+    """Consecutive slices of whole leaves, few enough elements that all operands' stay in bounded memory."""
+    step = max(1, _WORKING_SET // n_operands // LEAF) * LEAF
+    return (slice(start, min(start + step, size)) for start in range(0, size, step))
+
+
+def _array_at(address: int, element: type[ctypes.c_float | ctypes.c_int64], *shape: int) -> Array:
+    """View a small C-contiguous array by its address."""
+    return np.ctypeslib.as_array((element * math.prod(shape)).from_address(address)).reshape(shape)
+
+
+def _set_leaves(leaves: Array, part: slice, values: Array) -> None:
+    sums = statistics.leaf_sums_exact(values)
+    first = part.start // LEAF
+    leaves[first : first + len(sums)] = sums
+
+
+def _check_rank(k: int, n: int) -> None:
+    if not 1 <= k <= n:
+        raise ValueError(f"k = {k}: expected 1 to {n}, the number of elements")
