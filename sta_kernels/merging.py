@@ -1,0 +1,326 @@
+"""Merging and forgetting on state dicts in memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from sta_kernels import methods
+from sta_kernels.errors import InputError
+from sta_kernels.kernels import get_backend
+from sta_kernels.kernels.backend import Backend
+from sta_kernels.kernels.buffers import Buffer
+from sta_kernels.methods.base import Method, Operands, Settings
+from sta_kernels.methods.run import merge_segment
+from sta_kernels.methods.selection import (
+    COPIED_DTYPES,
+    Segment,
+    Selection,
+    check_split,
+    segments,
+    select,
+    select_importances,
+)
+from sta_kernels.state_dict import StateDict, position
+
+Tensors = Mapping[str, torch.Tensor]
+_OUT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def merge(
+    base: Tensors | None,
+    finetuned: Sequence[Tensors],
+    *,
+    method: str = "sta",
+    importances: Sequence[Tensors] | None = None,
+    target: Tensors | None = None,
+    exclude: Sequence[str] = (),
+    split: Mapping[str, int] | None = None,
+    out_dtype: torch.dtype | None = None,
+    threads: int | None = None,
+    counts: dict[str, list[int]] | None = None,
+    **parameters: Any,
+) -> dict[str, torch.Tensor]:
+    """Merge fine-tuned models that share one base: ``θ = θ0 + Σ_i w_i·M_i ⊙ τ_i``, ``τ_i = θ_i − θ0``.
+
+    Floating entries are merged, each by itself. Integer and bool entries, running statistics of batch normalisation,
+    frozen entries and what ``exclude`` matches are copied from the base. Entries that the base ties are merged once
+    and tied in the result. A wrapping ``{"state_dict": …}`` is taken off; so is the prefix ``module.``, which the
+    result has where the base has it.
+
+    Args:
+        base: state dict of the common base; CPU tensors. May be None for ``linear``, which does not read it: then the
+            first model stands in its place.
+        finetuned: one state dict per model: float32, bfloat16, float16 or float64, in the base's shapes.
+        method: ``sta``, ``sta_forget``, ``linear``, ``task_arithmetic``; :func:`sta_kernels.methods.names` lists all.
+        importances: one per model, the importance of each trainable entry, as
+            :class:`sta_kernels.TaylorImportance` computes it. An entry without importance is frozen: every model must
+            equal the base there. Not read, and not needed, by ``measure="amp"`` and by methods without importance.
+        target: ``sta_forget`` only: the model to subtract from, which the result takes names and copies from; None is
+            the base. See :func:`forget`.
+        exclude: glob patterns over names; the entries that match are copied.
+        split: parts into which entries are cut along their first dimension, each normalised and ranked by itself, by
+            glob pattern: ``{"*.in_proj_weight": 3}``.
+        out_dtype: of all floating entries of the result; None keeps the base's. Arithmetic is in float32.
+        threads: upper bound; None is :func:`torch.get_num_threads`.
+        counts: receives, per entry or part, the kept entries per model and, last, the positions that kept none (for
+            ``sta_forget``, the entries subtracted).
+        **parameters: of the method. ``sta``: p=0.7 or keep, measure="lp", normalise="minmax", ties="drop", weight=1
+            (or one per model), lambda_=1. ``sta_forget``: p, measure, weight, lambda_. ``linear``: weight,
+            normalize=True. ``task_arithmetic``: weight, lambda_, normalize=False.
+
+    Returns:
+        A new state dict with the names and the order of the base. It shares no memory with the arguments, which are
+        left as they are.
+
+    Raises:
+        InputError: an unknown method or parameter; an entry that is missing, unknown, of another shape, or of a dtype
+            or on a device that no kernel reads; a trained entry without importance; a NaN or an infinity. The message
+            names model and entry.
+
+    Numerics:
+        Every operand is converted to float32, the sum runs over the models in order, and the result is rounded once
+        (nearest even). The same bits on every machine and for every number of threads.
+    """
+    chosen = methods.get(method)
+    if isinstance(finetuned, Mapping):
+        raise InputError("finetuned: expected a list of state dicts, got a single one")
+    finetuned = list(finetuned)
+    settings = methods.resolve(chosen, len(finetuned), **parameters)
+    inputs = _inputs(chosen, settings, base, finetuned, importances, target)
+    if out_dtype is not None and out_dtype not in _OUT_DTYPES:
+        raise InputError(f"out_dtype: expected {', '.join(map(str, _OUT_DTYPES))}, got {out_dtype!r}")
+    if threads is not None and threads < 1:
+        raise InputError(f"threads: expected 1 or more, got {threads}")
+    threads = threads or torch.get_num_threads()
+    selection = _select(inputs, exclude)
+    split = split or {}
+    check_split(split, selection.merged)
+    backend = get_backend()
+    template = inputs.template
+    results = {name: _copy(template.tensors[name], out_dtype) for name in (*selection.copied, *selection.excluded)}
+    for name in selection.merged:
+        inputs.check_finite(selection, name, backend)
+        whole = template.tensors[name]
+        results[name] = torch.empty(whole.shape, dtype=out_dtype or whole.dtype)
+        for segment in segments(name, tuple(whole.shape), split):
+            operands = inputs.operands(selection, segment)
+            out = _buffer(results[name], segment)
+            counted = merge_segment(chosen, operands, settings, out, backend=backend, threads=threads)
+            if counts is not None and counted.size:
+                counts[template.prefix + segment.name] = counted.tolist()
+    return {template.prefix + name: results[selection.aliases.get(name, name)] for name in template.tensors}
+
+
+def forget(
+    target: Tensors | None,
+    base: Tensors,
+    finetuned: Tensors,
+    importance: Tensors | None = None,
+    *,
+    p: float = 0.7,
+    measure: str = "lp",
+    weight: float = 1.0,
+    lambda_: float = 1.0,
+    exclude: Sequence[str] = (),
+    split: Mapping[str, int] | None = None,
+    out_dtype: torch.dtype | None = None,
+    threads: int | None = None,
+    counts: dict[str, list[int]] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Subtract from a model what mattered most to one task: ``θ = θ_target − λ·w·M ⊙ τ``, ``M = [I > T]`` (eq. 18–20).
+
+    T is the p-quantile of the task's importance over each entry, so that about ``1 − p`` of it is subtracted.
+
+    Args:
+        target: state dict of any model on that base, a merged one for instance; None is the base. The result takes
+            names, dtypes and copied entries from it.
+        base: state dict from which the task's model was fine-tuned.
+        finetuned: state dict of the task's model; ``τ`` is its difference from the base.
+        importance: importance of its trainable entries; None with ``measure="amp"``.
+        p: quantile in [0, 1]; 1 subtracts nothing, 0 everything but the minimum.
+        measure: ``lp``: the importance as given; ``amp``: θ²; ``lp_amp``: the importance times θ².
+        weight: factor of the task.
+        lambda_: another factor, as in :func:`merge`.
+        exclude: see :func:`merge`.
+        split: see :func:`merge`.
+        out_dtype: see :func:`merge`.
+        threads: see :func:`merge`.
+        counts: receives, per entry or part, the number of entries subtracted.
+
+    Returns:
+        A new state dict with the names and the order of the target.
+
+    Raises:
+        InputError: see :func:`merge`.
+    """
+    return merge(
+        base,
+        [finetuned],
+        method="sta_forget",
+        importances=None if importance is None else [importance],
+        target=target,
+        exclude=exclude,
+        split=split,
+        out_dtype=out_dtype,
+        threads=threads,
+        counts=counts,
+        p=p,
+        measure=measure,
+        weight=weight,
+        lambda_=lambda_,
+    )
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """State dicts by role: only those that the method reads, besides the template."""
+
+    template: StateDict
+    models: tuple[StateDict, ...]
+    base: StateDict | None
+    importances: tuple[StateDict, ...]
+    target: StateDict | None
+
+    def check_finite(self, selection: Selection, name: str, backend: Backend) -> None:
+        """Raise InputError where an operand holds a NaN or an infinity."""
+        read = [state for state in (self.base, *self.models, self.target, *self.importances) if state is not None]
+        tensors = [_stored(state, selection, name) for state in read]
+        found = backend.first_nonfinite([Buffer.from_torch(tensor) for tensor in tensors])
+        if found is None:
+            return
+        which, flat_index = found
+        index = position(tuple(tensors[which].shape), flat_index)
+        value = tensors[which][tuple(index)].item()
+        raise InputError(
+            f"{read[which].label}: {name!r} is {value} at {index}; repair the tensor, or exclude it to copy it"
+        )
+
+    def operands(self, selection: Selection, segment: Segment) -> Operands:
+        """The buffers of one segment."""
+
+        def view(state: StateDict) -> Buffer:
+            return _buffer(_stored(state, selection, segment.tensor), segment)
+
+        return Operands(
+            models=tuple(map(view, self.models)),
+            base=None if self.base is None else view(self.base),
+            importances=tuple(map(view, self.importances)),
+            target=None if self.target is None else view(self.target),
+        )
+
+
+def _inputs(
+    method: Method,
+    settings: Settings,
+    base: Tensors | None,
+    finetuned: Sequence[Tensors],
+    importances: Sequence[Tensors] | None,
+    target: Tensors | None,
+) -> _Inputs:
+    roles = method.roles(settings)
+    if base is None and roles.base:
+        raise InputError(f"{method.name} needs the base")
+    if target is not None and not roles.target:
+        raise InputError(f"{method.name} takes no target")
+    if not roles.importance:
+        importances = ()
+    elif importances is None or isinstance(importances, Mapping) or len(importances) != len(finetuned):
+        raise InputError(f"{method.name}: importances: expected a list with a state dict for each of the models")
+    base_state = None if base is None else StateDict("base", base)
+    target_state = None if target is None else StateDict("target", target)
+    models = tuple(StateDict(f"finetuned[{i}]", given) for i, given in enumerate(finetuned))
+    return _Inputs(
+        template=target_state or base_state or models[0],
+        models=models,
+        base=base_state if roles.base else None,
+        importances=tuple(StateDict(f"importances[{i}]", given) for i, given in enumerate(importances)),
+        target=target_state,
+    )
+
+
+def _select(inputs: _Inputs, exclude: Sequence[str]) -> Selection:
+    """What is merged, once names, shapes, ties and importances have been checked."""
+    template = inputs.template
+    entries = template.entries()
+    others = [state for state in (inputs.base, *inputs.models) if state is not None and state is not template]
+    selection = select(
+        entries,
+        {state.label: state.without_foreign_aliases(entries) for state in others},
+        label=template.label,
+        exclude=exclude,
+        aliases=template.aliases(),
+    )
+    for state in others:
+        _check_ties(state, selection, template)
+    _warn_of_integers(inputs, selection)
+    if not inputs.importances:
+        return selection
+    files = {state.label: state.without_foreign_aliases(entries) for state in inputs.importances}
+    frozen = select_importances(selection, entries, files, exclude=exclude)
+    for name in frozen:
+        _check_frozen(inputs, selection, name)
+    merged = tuple(name for name in selection.merged if name not in frozen)
+    return replace(selection, merged=merged, copied=(*selection.copied, *frozen))
+
+
+def _check_ties(state: StateDict, selection: Selection, template: StateDict) -> None:
+    """Refuse a model that holds two values where the template has one: one of them would be lost."""
+    for alias, first in selection.aliases.items():
+        if first in selection.merged and alias in state.tensors and first in state.tensors:
+            one, other = state.tensors[first], state.tensors[alias]
+            if one.data_ptr() != other.data_ptr() and not torch.equal(one, other):
+                raise InputError(
+                    f"{state.label}: {alias!r} and {first!r} differ, but {template.label} ties them; clone one of them "
+                    f"in {template.label} to merge them apart"
+                )
+
+
+def _check_frozen(inputs: _Inputs, selection: Selection, name: str) -> None:
+    """Refuse an entry without importance that some model has trained."""
+    reference, *others = [state for state in (inputs.base, *inputs.models) if state is not None]
+    values = _stored(reference, selection, name).float()
+    for state in others:
+        if not torch.equal(_stored(state, selection, name).float(), values):
+            raise InputError(
+                f"no importance for {name!r}, which {state.label} has trained; compute it, or exclude the entry "
+                f"to copy it from {inputs.template.label}"
+            )
+
+
+def _warn_of_integers(inputs: _Inputs, selection: Selection) -> None:
+    """Say so where models disagree on entries that cannot be merged."""
+    template = inputs.template
+    entries = template.entries()
+    integers = [name for name in selection.copied if entries[name].dtype in COPIED_DTYPES]
+    for state in inputs.models:
+        differing = [
+            name
+            for name in integers
+            if name in state.tensors and not torch.equal(state.tensors[name], template.tensors[name])
+        ]
+        if differing:
+            warnings.warn(
+                f"{state.label}: {', '.join(map(repr, differing))} differs from {template.label}, whose value is kept",
+                stacklevel=4,
+            )
+
+
+def _stored(state: StateDict, selection: Selection, name: str) -> torch.Tensor:
+    stored = selection.stored_name(state.tensors, name)
+    assert stored is not None
+    return state.tensors[stored]
+
+
+def _buffer(tensor: torch.Tensor, segment: Segment) -> Buffer:
+    return Buffer.from_torch(tensor if segment.rows is None else tensor[slice(*segment.rows)])
+
+
+def _copy(tensor: torch.Tensor, out_dtype: torch.dtype | None) -> torch.Tensor:
+    """A contiguous copy; of the output dtype where the tensor has a dtype that kernels read."""
+    dtype = out_dtype if out_dtype is not None and tensor.dtype in _OUT_DTYPES else tensor.dtype
+    return tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
