@@ -40,9 +40,11 @@ class Node:
 
     @property
     def where(self) -> str:
-        """Source, line and key, for a message."""
+        """Source, line and key, for a message; of the whole document, the source alone."""
+        if not self.path:
+            return self.source
         place = self.source if self.line is None else f"{self.source}:{self.line}"
-        return f"{place}: {self.path}" if self.path else place
+        return f"{place}: {self.path}"
 
     def fail(self, message: str) -> NoReturn:
         """Raise InputError that starts with the place."""
