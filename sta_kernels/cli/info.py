@@ -45,7 +45,8 @@ def collect() -> dict[str, Any]:
     """Facts about this installation; torch and Triton are looked up, not imported.
 
     Raises:
-        ValueError, RuntimeError: STA_KERNELS_BACKEND asks for a backend that does not exist or cannot serve.
+        InputError: STA_KERNELS_BACKEND names no backend.
+        RunError: it names one that cannot serve.
     """
     from sta_kernels import kernels, methods
 

@@ -7,6 +7,7 @@ import os
 import warnings
 from dataclasses import dataclass
 
+from sta_kernels.errors import InputError, RunError
 from sta_kernels.kernels.backend import Backend
 
 ENVIRONMENT_VARIABLE = "STA_KERNELS_BACKEND"
@@ -48,8 +49,8 @@ def choose(name: str | None = None) -> Choice:
             the fastest that can serve.
 
     Raises:
-        ValueError: the name is unknown.
-        RuntimeError: a backend was asked for by name and cannot serve.
+        InputError: the name is unknown.
+        RunError: a backend was asked for by name and cannot serve.
     """
     source = "asked for by the caller"
     if name is None:
@@ -61,9 +62,9 @@ def choose(name: str | None = None) -> Choice:
             return Choice("native", "the native core was built and loads")
         return Choice("reference", f"no native core: {problem}")
     if name not in CPU_BACKENDS:
-        raise ValueError(f"unknown backend {name!r} ({source}); known: {', '.join(CPU_BACKENDS)}")
+        raise InputError(f"unknown backend {name!r} ({source}); known: {', '.join(CPU_BACKENDS)}")
     if name == "native" and (problem := native_problem()) is not None:
-        raise RuntimeError(f"the native backend was {source}, but it cannot serve: {problem}")
+        raise RunError(f"the native backend was {source}, but it cannot serve: {problem}")
     return Choice(name, source)
 
 
