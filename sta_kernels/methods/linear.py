@@ -15,11 +15,9 @@ from sta_kernels.methods.parameters import WEIGHT, boolean
 from sta_kernels.methods.statistics import Statistic
 
 
-def divisor(settings: Settings) -> float:
-    """Sum of the weights, rounded to float32, where the settings ask for it; 1 where they do not, or where it is 0."""
-    if not settings.shared["normalize"]:
-        return 1.0
-    return float(np.float32(math.fsum(settings.per_model["weight"]))) or 1.0
+def divisor(weights: Sequence[float], normalize: bool) -> float:
+    """Sum of the weights, rounded to float32, where asked for; 1 where it is not, or where the sum is 0."""
+    return (float(np.float32(math.fsum(weights))) or 1.0) if normalize else 1.0
 
 
 class Linear:
@@ -61,7 +59,7 @@ class Linear:
             None,
             operands.models,
             weights=settings.per_model["weight"],
-            divisor=divisor(settings),
+            divisor=divisor(settings.per_model["weight"], settings.shared["normalize"]),
             lambda_=1.0,
             out=out,
             threads=threads,

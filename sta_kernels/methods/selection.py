@@ -25,7 +25,7 @@ class Entry(Protocol):
 
     @property
     def dtype(self) -> str:
-        """Safetensors name of the dtype: ``F32``, ``BF16``, ``I64`` …"""
+        """Name of the dtype in safetensors files, such as ``BF16``."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,7 +59,7 @@ def select(
     template: Mapping[str, Entry],
     models: Mapping[str, Mapping[str, Entry]],
     *,
-    label: str = "the base",
+    label: str = "base",
     exclude: Sequence[str] = (),
     aliases: Mapping[str, str] | None = None,
 ) -> Selection:

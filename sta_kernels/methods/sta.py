@@ -11,6 +11,7 @@ import numpy as np
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import TIES, Backend
 from sta_kernels.kernels.buffers import Buffer
+from sta_kernels.kernels.reference.environment import ieee_arithmetic
 from sta_kernels.methods.base import Operands, Parameter, Roles, Settings, counts_address, weights_or_none
 from sta_kernels.methods.parameters import LAMBDA, MEASURE, WEIGHT, P, choice, count
 from sta_kernels.methods.quantile import rank_of_quantile
@@ -19,7 +20,8 @@ from sta_kernels.methods.statistics import Mean, Range, Statistic
 NORMALISERS = ("minmax", "mean")
 
 
-def normaliser(kind: str, results: Sequence[Any]) -> np.ndarray[Any, Any]:
+@ieee_arithmetic()
+def normaliser(kind: str, results: Sequence[Any] | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """What is subtracted from a task's importance, and what it is then divided by, over one segment (eq. 13).
 
     Args:
@@ -35,8 +37,7 @@ def normaliser(kind: str, results: Sequence[Any]) -> np.ndarray[Any, Any]:
         return table
     lowest, highest = np.asarray(results, np.float32).T
     table[:, 0] = lowest
-    with np.errstate(over="ignore", invalid="ignore"):
-        table[:, 1] = highest - lowest
+    table[:, 1] = highest - lowest
     return table
 
 
@@ -91,6 +92,7 @@ class Sta:
         """Entries kept per task, and positions that kept none."""
         return (*("kept",) * n_models, "unrouted")
 
+    @ieee_arithmetic()
     def apply(
         self,
         backend: Backend,

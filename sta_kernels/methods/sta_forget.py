@@ -9,6 +9,7 @@ import numpy as np
 
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer, ImportanceSource
+from sta_kernels.kernels.reference.environment import ieee_arithmetic
 from sta_kernels.methods.base import Operands, Roles, Settings, counts_address
 from sta_kernels.methods.parameters import LAMBDA, MEASURE, WEIGHT, P
 from sta_kernels.methods.quantile import rank_of_quantile
@@ -43,6 +44,7 @@ class StaForget:
         """Entries in the mask: those that are subtracted."""
         return ("kept",)
 
+    @ieee_arithmetic()
     def apply(
         self,
         backend: Backend,

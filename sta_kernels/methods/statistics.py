@@ -1,7 +1,8 @@
 """Statistics: what a method must know of a whole segment before its rule can run at one position.
 
 A statistic is declared with the method, and accumulated over any sequence of tiles, by any number of threads,
-with the same bits as in one piece.
+with the same bits as in one piece, and whatever floating-point mode the caller has set: the few operations done here
+see the same subnormals as those in the kernels.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from sta_kernels.kernels.backend import LEAF, Backend
 from sta_kernels.kernels.buffers import ImportanceSource
+from sta_kernels.kernels.reference.environment import ieee_arithmetic
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class _RangeAccumulator:
         self._lock = threading.Lock()
         self.result: tuple[float, float] = (np.nan, np.nan)
 
+    @ieee_arithmetic()
     def update(self, backend: Backend, source: ImportanceSource, offset: int, *, threads: int) -> None:
         tile = np.array([[np.inf, -np.inf]], np.float32)
         backend.ranges([source], tile, None, threads=threads)
@@ -118,6 +121,7 @@ class _RangeAccumulator:
             self._minmax[0, 0] = np.minimum(self._minmax[0, 0], tile[0, 0])
             self._minmax[0, 1] = np.maximum(self._minmax[0, 1], tile[0, 1])
 
+    @ieee_arithmetic()
     def end_of_pass(self) -> bool:
         self.result = (float(self._minmax[0, 0]), float(self._minmax[0, 1]))
         return True
@@ -130,19 +134,21 @@ class _MeanAccumulator:
         self._backend: Backend | None = None
         self.result = 0.0
 
+    @ieee_arithmetic()
     def update(self, backend: Backend, source: ImportanceSource, offset: int, *, threads: int) -> None:
         first = offset // LEAF
         leaves = self._leaves[first : first + -(-source.size // LEAF)]
         backend.ranges([source], np.array([[np.inf, -np.inf]], np.float32), [leaves], threads=threads)
         self._backend = backend
 
+    @ieee_arithmetic()
     def end_of_pass(self) -> bool:
         if self._backend is not None and self._count:
             self.result = float(np.float32(self._backend.fold(self._leaves) / self._count))
         return True
 
 
-_DIGITS = (12, 10, 10)
+_DIGITS = (11, 11, 10)
 
 
 class _SelectAccumulator:
@@ -164,6 +170,7 @@ class _SelectAccumulator:
         with self._lock:
             self._counts += counts
 
+    @ieee_arithmetic()
     def end_of_pass(self) -> bool:
         cumulative = np.cumsum(self._counts)
         if self._rank > cumulative[-1]:

@@ -60,7 +60,7 @@ class TaskArithmetic:
             operands.base,
             operands.models,
             weights=settings.per_model["weight"],
-            divisor=divisor(settings),
+            divisor=divisor(settings.per_model["weight"], settings.shared["normalize"]),
             lambda_=settings.shared["lambda_"],
             out=out,
             threads=threads,
