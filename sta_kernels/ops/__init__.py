@@ -1,0 +1,25 @@
+"""Fused ops on one parameter tensor: PyTorch tensors in, PyTorch tensors out.
+
+Each op is registered with ``torch.library`` under ``torch.ops.sta_kernels``, with a functional form and, where a
+result can be large, one that writes into ``out``; functions that call them compile with
+``torch.compile(fullgraph=True)``. Merging is not differentiated: parameters that require a gradient are read as plain
+values.
+"""
+
+from sta_kernels.ops.linear import linear, task_arithmetic
+from sta_kernels.ops.sta_forget import sta_forget
+from sta_kernels.ops.sta_merge import sta_merge
+from sta_kernels.ops.statistics import minmax, normaliser, order_statistic
+from sta_kernels.ops.taylor import taylor_accumulate_, taylor_finish
+
+__all__ = [
+    "linear",
+    "minmax",
+    "normaliser",
+    "order_statistic",
+    "sta_forget",
+    "sta_merge",
+    "task_arithmetic",
+    "taylor_accumulate_",
+    "taylor_finish",
+]

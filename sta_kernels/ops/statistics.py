@@ -1,0 +1,155 @@
+"""Statistics of importance tensors: ranges, normalisers, exact order statistics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sta_kernels.kernels import get_backend
+from sta_kernels.kernels.backend import LEAF
+from sta_kernels.kernels.buffers import Buffer, ImportanceSource
+from sta_kernels.kernels.reference.environment import ieee_arithmetic
+from sta_kernels.methods.sta import normaliser as normaliser_of
+from sta_kernels.ops import _checks as check
+from sta_kernels.ops import _schemas
+from sta_kernels.ops._schemas import LIBRARY
+
+
+def minmax(tensors: Sequence[Tensor]) -> Tensor:
+    """Minimum and maximum of each of many tensors, in one call.
+
+    Args:
+        tensors: at least one; any shapes and strides, on one device; float32, bfloat16, float16 or float64.
+
+    Returns:
+        float32 [N, 2]: (minimum, maximum) per tensor; both NaN where it holds a NaN, (inf, −inf) where it is empty.
+
+    Raises:
+        TypeError: a dtype that no kernel reads (integer, complex, float8), a sparse tensor, or no tensor at all.
+        ValueError: an empty list, or tensors on several devices.
+
+    Numerics:
+        Exact, with −0 below +0; a float64 element is rounded to float32 first, as every importance is on reading.
+    """
+    return _minmax(check.tensors("tensors", tensors))
+
+
+def normaliser(tensors: Sequence[Tensor | Sequence[Tensor]], kind: str = "minmax") -> Tensor:
+    """Shift and divisor of each task's importance: what :func:`sta_merge` takes as ``normaliser``.
+
+    "minmax": ``(min I, max I − min I)``, eq. 13 of Selective Task Arithmetic (arXiv 2411.16139); "mean":
+    ``(0, mean I)``.
+
+    Args:
+        tensors: at least one entry, one per task: a tensor, or a sequence of the tensors of a block, which share one
+            normaliser. Any shapes and strides, on one device; float32, bfloat16, float16 or float64.
+        kind: "minmax" or "mean".
+
+    Returns:
+        float32 [N, 2]: (shift, divisor) per entry. NaN where an entry holds a NaN. An empty entry has (inf, −inf) as
+        minmax and (0, 0) as mean.
+
+    Raises:
+        TypeError: a dtype that no kernel reads (integer, complex, float8), a sparse tensor, or no tensor at all.
+        ValueError: an empty list or block, tensors on several devices, or an unknown kind.
+
+    Numerics:
+        The range is one float32 subtraction. The mean is a float64 sum in a fixed order, so that the bits depend on no
+        thread count (leaves of 4,096 elements of each flattened tensor, folded pairwise in the order of the tensors),
+        divided by the number of elements and rounded to float32 once.
+    """
+    flat: list[Tensor] = []
+    blocks: list[int] = []
+    if isinstance(tensors, Tensor):
+        raise TypeError("tensors: Tensor given; a list of tensors is needed, one per task")
+    for index, entry in enumerate(tensors):
+        members = [entry] if isinstance(entry, Tensor) else check.tensors(f"tensors[{index}]", entry)
+        check.at_least_one(f"tensors[{index}]", members)
+        flat += members
+        blocks.append(len(members))
+    return _normaliser(flat, blocks, kind)
+
+
+def order_statistic(x: Tensor, k: int) -> Tensor:
+    """Exact k-th smallest element of a tensor of any size.
+
+    Args:
+        x: at least one element; any shape and strides; float32, bfloat16, float16 or float64.
+        k: rank, counted from 1 to the number of elements.
+
+    Returns:
+        A 0-dim tensor of ``x``'s dtype.
+
+    Raises:
+        TypeError: a dtype that no kernel reads (integer, complex, float8), a sparse tensor, or no tensor at all.
+        ValueError: k out of range, or ``x`` empty.
+
+    Numerics:
+        Selection by digits, without a copy of ``x``: exact in ``x``'s own dtype, −0 before +0, NaN last.
+    """
+    return _order_statistic(check.tensor("x", x), k)
+
+
+def _ranges(tensors: Sequence[Tensor], leaves: list[np.ndarray] | None, into: np.ndarray) -> np.ndarray:
+    into[:] = (np.inf, -np.inf)
+    sources = [ImportanceSource("lp", Buffer.from_torch(tensor)) for tensor in tensors]
+    get_backend().ranges(sources, into, leaves, threads=torch.get_num_threads())
+    return into
+
+
+def _minmax_cpu(tensors: list[Tensor]) -> Tensor:
+    out = _schemas.minmax(tensors)
+    _ranges(tensors, None, out.numpy())
+    return out
+
+
+@ieee_arithmetic()
+def _normaliser_cpu(tensors: list[Tensor], blocks: list[int], kind: str) -> Tensor:
+    out = _schemas.normaliser(tensors, blocks, kind)
+    leaves = [np.empty(-(-each.numel() // LEAF), np.float64) for each in tensors] if kind == "mean" else None
+    ranges = _ranges(tensors, leaves, np.empty((len(tensors), 2), np.float32))
+    results: list[float | tuple[float, float]] = []
+    start = 0
+    for length in blocks:
+        block = slice(start, start + length)
+        if leaves is None:
+            results.append(_joint_range(ranges[block]))
+        else:
+            results.append(_mean(leaves[block], sum(each.numel() for each in tensors[block])))
+        start += length
+    out.numpy()[:] = normaliser_of(kind, results)
+    return out
+
+
+def _joint_range(ranges: np.ndarray) -> tuple[float, float]:
+    """Range of a block from its tensors' ranges, in the kernels' order: −0 below +0, and NaN sticks."""
+    if np.isnan(ranges).any():
+        return math.nan, math.nan
+
+    def order(value: float) -> tuple[float, float]:
+        return value, math.copysign(1.0, value)
+
+    return min(ranges[:, 0].tolist(), key=order), max(ranges[:, 1].tolist(), key=order)
+
+
+def _mean(leaves: list[np.ndarray], n_elements: int) -> float:
+    """Tier-B sum over the count; 0 where there is nothing."""
+    return get_backend().fold(np.concatenate(leaves)) / n_elements if n_elements else 0.0
+
+
+@ieee_arithmetic()
+def _order_statistic_cpu(x: Tensor, k: int) -> Tensor:
+    out = _schemas.order_statistic(x, k)
+    return out.fill_(get_backend().order_statistic_exact(Buffer.from_torch(x), k, threads=torch.get_num_threads()))
+
+
+LIBRARY.impl("minmax", _minmax_cpu, "CPU")
+LIBRARY.impl("normaliser", _normaliser_cpu, "CPU")
+LIBRARY.impl("order_statistic", _order_statistic_cpu, "CPU")
+_minmax = torch.ops.sta_kernels.minmax.default
+_normaliser = torch.ops.sta_kernels.normaliser.default
+_order_statistic = torch.ops.sta_kernels.order_statistic.default
