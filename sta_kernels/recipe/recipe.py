@@ -11,7 +11,7 @@ from typing import Any
 
 from sta_kernels.errors import InputError
 from sta_kernels.methods import resolve
-from sta_kernels.methods.base import Method, Settings
+from sta_kernels.methods.base import Method, Roles, Settings
 from sta_kernels.recipe import document
 from sta_kernels.recipe.values import Setting
 
@@ -112,15 +112,19 @@ class Recipe:
 
         recipe = cls(**read_fields(root), text=text, path=path)
         try:
-            settings = recipe._settings("", Fraction(0))
+            recipe._settings("", Fraction(0))
         except InputError as error:
             raise InputError(f"{root.source}: {error}") from None
-        roles = recipe.method.roles(settings)
-        if roles.base and recipe.base is None:
+        if recipe.roles.base and recipe.base is None:
             root.fail(f"base_model is missing; {recipe.method_name} merges differences from it")
-        if recipe.target is not None and not roles.target:
+        if recipe.target is not None and not recipe.roles.target:
             root.mapping()["target"].fail(f"{recipe.method_name} has no target; sta_forget has")
         return recipe
+
+    @property
+    def roles(self) -> Roles:
+        """Operands that the method reads where no filter and no layer decides."""
+        return self.method.roles(self._settings("", Fraction(0)))
 
     def settings(self, tensor_name: str, depth: float | Fraction = 0) -> Settings:
         """Values of all parameters at one tensor.
