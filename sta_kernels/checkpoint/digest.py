@@ -15,7 +15,7 @@ import xxhash
 
 from sta_kernels.checkpoint.names import plain_names
 from sta_kernels.checkpoint.positioned import byte_view, read_exact
-from sta_kernels.checkpoint.source import Identity, open_descriptor, unchanged
+from sta_kernels.checkpoint.source import Identity, open_descriptor
 
 BLOCK = 4 << 20
 """Bytes per block; the last one of a file may be shorter."""
@@ -41,14 +41,14 @@ def hash_file(path: str | Path) -> tuple[list[bytes], bytes]:
     file = Path(path)
     fd = open_descriptor(file)
     try:
-        identity = Identity.of_descriptor(fd, file)
+        identity = Identity.of(file, fd)
         buffer = memoryview(bytearray(min(BLOCK, identity.size)))
         blocks = []
         for start in range(0, identity.size, BLOCK):
             view = buffer[: identity.size - start]
             read_exact(fd, view, start, file)
             blocks.append(block_digest(view))
-        unchanged(Identity.of_descriptor(fd, file), identity, file)
+        identity.check(file, fd)
     finally:
         os.close(fd)
     return blocks, combine(blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ def find_weights(folder: Path, stem: str) -> Path:
     for fixed in (f"{stem}.safetensors", f"{stem}.safetensors{INDEX_SUFFIX}"):
         if fixed in names:
             return folder / fixed
-    candidates = [name for name in names if stem == "importance" or not is_importance(name)]
+    candidates = [name for name in names if name.isprintable() and (stem == "importance" or not is_importance(name))]
     indices = [name for name in candidates if name.endswith(INDEX_SUFFIX)]
     for suffixes in ((".safetensors",), TORCH_SUFFIXES):
         for fixed in (f"pytorch_{stem}.bin", f"pytorch_{stem}.bin{INDEX_SUFFIX}") if suffixes is TORCH_SUFFIXES else ():
@@ -88,8 +89,6 @@ def read_index(file: Path) -> Index:
         InputError: not an index, or one that names anything but plain file names.
         RunError: the device failed.
     """
-    import os
-
     identity = Identity.of(file)
     if identity.size > MAX_HEADER:
         raise InputError(f"{file}: an index of {identity.size} bytes exceeds {MAX_HEADER}")
@@ -115,9 +114,11 @@ def inside(folder: Path, name: str) -> Path:
     a link that stays in the folder, is followed. Any other would make a downloaded folder read what it was not given.
 
     Raises:
-        InputError: no such file, or one that leads elsewhere.
+        InputError: no such file, one that leads elsewhere, or a name that is not printable.
     """
     path = folder / name
+    if not name.isprintable():
+        raise InputError(f"{folder}: the file name {name!a} holds unprintable characters")
     try:
         target = path.resolve(strict=True)
     except FileNotFoundError:

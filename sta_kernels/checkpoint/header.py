@@ -76,24 +76,24 @@ def parse_json(text: bytes, file: Path) -> dict[str, Any]:
         if len(record) != len(pairs):
             seen: set[str] = set()
             twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise InputError(f"{file}: the header names {twice!r} twice")
+            raise InputError(f"{file}: {twice!a} stands there twice")
         return record
 
     def no_constant(name: str) -> Any:
         raise InputError(f"{file}: {name} is not JSON")
 
     if text[:1] != b"{":
-        raise InputError(f"{file}: the header is not a JSON object")
+        raise InputError(f"{file}: not a JSON object")
     try:
         table = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant)
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: the header is not UTF-8 (byte {error.start})") from None
+        raise InputError(f"{file}: its JSON is not UTF-8 at byte {error.start}") from None
     except RecursionError:
-        raise InputError(f"{file}: the header is nested too deep") from None
+        raise InputError(f"{file}: its JSON is nested too deep") from None
     except InputError:
         raise
     except ValueError as error:
-        raise InputError(f"{file}: the header is not valid JSON: {error}") from None
+        raise InputError(f"{file}: not valid JSON: {error}") from None
     return table
 
 

@@ -18,6 +18,8 @@ WRAPPER_KEYS = ("state_dict", "model_state_dict", "model", "module")
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "state_dict.")
 """Prefixes that count as wrappings when every tensor of a model carries them."""
 
+_MAX_NESTING = 4  # a pickle can hold a dictionary that holds itself
+
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:
     """Map each name to the one without wrapping prefixes; a prefix goes only where all names share it.
@@ -71,17 +73,28 @@ def state_dict_of(state: Any, is_tensor: Callable[[Any], bool], source: str = "s
 
 
 def _innermost(state: Any, is_tensor: Callable[[Any], bool], source: str) -> Mapping[str, Any]:
+    """Descend through wrapper keys; tensors beside one (a random generator's state) do not make a state dict."""
     if not isinstance(state, Mapping):
         raise InputError(f"{source}: a mapping of names to tensors is expected, not {type(state).__name__}")
-    while True:
-        if any(is_tensor(value) for value in state.values()):
-            return state
-        wrapped = [key for key in WRAPPER_KEYS if isinstance(state.get(key), Mapping) and state[key]]
+    for _ in range(_MAX_NESTING):
+        wrapped = [key for key in WRAPPER_KEYS if _holds_tensors(state.get(key), is_tensor)]
         if len(wrapped) > 1:
             raise InputError(f"{source}: the state dict could be any of {', '.join(wrapped)}; save one of them alone")
         if not wrapped:
-            if not state:
-                return state
-            keys = ", ".join(repr(key) for key in list(state)[:8])
-            raise InputError(f"{source}: holds no tensors and no state dict; its keys are {keys}")
+            break
         state = state[wrapped[0]]
+    else:
+        raise InputError(f"{source}: the state dict is nested deeper than {_MAX_NESTING} keys")
+    if state and not any(is_tensor(value) for value in state.values()):
+        keys = ", ".join(ascii(key) for key in list(state)[:8])
+        raise InputError(f"{source}: holds no tensors and no state dict; its keys are {keys}")
+    return state
+
+
+def _holds_tensors(value: Any, is_tensor: Callable[[Any], bool]) -> bool:
+    """A state dict, or a mapping that may wrap one; a configuration under the key ``model`` is neither."""
+    if not isinstance(value, Mapping):
+        return False
+    return any(is_tensor(item) for item in value.values()) or any(
+        isinstance(value.get(key), Mapping) for key in WRAPPER_KEYS
+    )

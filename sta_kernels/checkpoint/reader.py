@@ -20,7 +20,7 @@ from sta_kernels.checkpoint.folder import (
 )
 from sta_kernels.checkpoint.names import plain_names
 from sta_kernels.checkpoint.positioned import byte_view
-from sta_kernels.checkpoint.source import Identity, SafetensorsSource, Source, unchanged
+from sta_kernels.checkpoint.source import Identity, SafetensorsSource, Source
 from sta_kernels.errors import InputError
 
 
@@ -91,7 +91,7 @@ class Checkpoint:
     def check_unchanged(self) -> None:
         """Raise RunError, naming the file, where one is no longer what was opened."""
         for file, identity in self._identities.items():
-            unchanged(Identity.of(file), identity, file)
+            identity.check(file)
 
     def side_files(self) -> list[Path]:
         """Configuration, tokenizer and other small files of the folder; none where a bare file was opened.
@@ -122,8 +122,8 @@ def open_checkpoint(path: str | Path, *, stem: str = "model") -> Checkpoint:
     """Open a checkpoint for reading; only headers are read.
 
     Args:
-        path: a folder (``model.safetensors``, its index of shards, any single ``.safetensors``, ``pytorch_model.bin`` or
-            its index, a single ``.pt``), or one such file or index.
+        path: a folder (``model.safetensors``, its index of shards, any single ``.safetensors``, ``pytorch_model.bin``
+            or its index, a single ``.pt``), or one such file or index.
         stem: what is looked for in a folder: ``model``, or ``importance``.
 
     Raises:

@@ -15,6 +15,11 @@ from sta_kernels.checkpoint.positioned import read_exact
 from sta_kernels.errors import InputError, RunError
 
 
+MAX_KEPT = 512
+"""Most files that stay open between reads; further ones are opened for each read (systems allow 1,024 by default)."""
+_kept = threading.BoundedSemaphore(MAX_KEPT)
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What tells that a file is still the one that was opened."""
@@ -23,31 +28,33 @@ class Identity:
     mtime_ns: int
 
     @classmethod
-    def of(cls, file: Path) -> Identity:
-        """Of a regular file.
+    def of(cls, file: Path, fd: int | None = None) -> Identity:
+        """Of a regular file, by its name or by a descriptor.
 
         Raises:
             InputError: there is none, or it is a folder, a pipe or a device.
             RunError: it cannot be looked at.
         """
         try:
-            status = file.stat()
+            status = os.stat(file if fd is None else fd)
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"{file}: no such file") from None
         except OSError as error:
             raise RunError(f"{file}: {error.strerror or error}") from error
-        return cls._checked(status, file)
-
-    @classmethod
-    def of_descriptor(cls, fd: int, file: Path) -> Identity:
-        """Of an open file."""
-        return cls._checked(os.fstat(fd), file)
-
-    @classmethod
-    def _checked(cls, status: os.stat_result, file: Path) -> Identity:
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{file}: not a regular file")
         return cls(status.st_size, status.st_mtime_ns)
+
+    def check(self, file: Path, fd: int | None = None) -> None:
+        """Raise RunError where a file in use is no longer the one that was opened."""
+        try:
+            now = Identity.of(file, fd)
+        except InputError as error:
+            raise RunError(f"{error}, and there was one when it was opened") from None
+        if now != self:
+            raise RunError(
+                f"{file}: changed while it was in use ({self.size} bytes before, {now.size} now); start again"
+            )
 
 
 class Source(Protocol):
@@ -86,12 +93,6 @@ def open_descriptor(file: Path) -> int:
         raise RunError(f"{file}: cannot be opened: {error.strerror or error}") from error
 
 
-def unchanged(now: Identity, then: Identity, file: Path) -> None:
-    """Raise RunError where a file is no longer the one that was opened."""
-    if now != then:
-        raise RunError(f"{file}: changed while it was in use ({then.size} bytes before, {now.size} now); start again")
-
-
 @dataclass
 class SafetensorsSource:
     """A ``.safetensors`` file, read by position.
@@ -117,7 +118,7 @@ class SafetensorsSource:
         self.identity = Identity.of(self.file)
         fd = open_descriptor(self.file)
         try:
-            unchanged(Identity.of_descriptor(fd, self.file), self.identity, self.file)
+            self.identity.check(self.file, fd)
             size = self.identity.size
             prefix = bytearray(min(LENGTH_BYTES, size))
             read_exact(fd, memoryview(prefix), 0, self.file)
@@ -134,17 +135,27 @@ class SafetensorsSource:
             RunError: read error, truncated file, or a file that changed since it was opened.
         """
         assert entry.offset is not None
-        fd = self._descriptor()
-        read_exact(fd, view, entry.offset + start, self.file)
-        unchanged(Identity.of_descriptor(fd, self.file), self.identity, self.file)
-
-    def _descriptor(self) -> int:
-        """The descriptor, opened by the first reader: a plan opens none, a merge one per file."""
         with self._lock:
-            if self._fd is None:
-                self._fd = open_descriptor(self.file)
-                unchanged(Identity.of_descriptor(self._fd, self.file), self.identity, self.file)
-            return self._fd
+            if self._fd is None and _kept.acquire(blocking=False):
+                try:
+                    self._fd = self._reopen()
+                except BaseException:
+                    _kept.release()
+                    raise
+        fd = self._fd if self._fd is not None else self._reopen()
+        try:
+            read_exact(fd, view, entry.offset + start, self.file)
+            self.identity.check(self.file, fd)
+        finally:
+            if fd != self._fd:
+                os.close(fd)
+
+    def _reopen(self) -> int:
+        """A descriptor of the same file: a plan holds none, a merge opens one at the first read."""
+        try:
+            return open_descriptor(self.file)
+        except InputError as error:
+            raise RunError(f"{error}, and there was one when it was opened") from None
 
     def close(self) -> None:
         """Close the descriptor; a later read opens it again."""
@@ -152,3 +163,4 @@ class SafetensorsSource:
             if self._fd is not None:
                 os.close(self._fd)
                 self._fd = None
+                _kept.release()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sta_kernels.checkpoint.entry import TensorEntry, byte_size
 from sta_kernels.checkpoint.header import check_name
 from sta_kernels.checkpoint.names import state_dict_of
-from sta_kernels.checkpoint.source import Identity, unchanged
+from sta_kernels.checkpoint.source import Identity
 from sta_kernels.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class TorchSource:
                 self._tensors[name] = tensor.detach()
             else:
                 self.aliases[name] = first
-        unchanged(Identity.of(file), self.identity, file)
+        self.identity.check(file)
 
     def read_into(self, entry: TensorEntry, start: int, view: memoryview) -> None:
         """Copy bytes ``start`` to ``start + len(view)`` of the tensor's C-order bytes.
@@ -86,7 +86,7 @@ class TorchSource:
         """
         import torch
 
-        unchanged(Identity.of(self.file), self.identity, self.file)
+        self.identity.check(self.file)
         tensor = self._tensors[entry.name]
         out = torch.frombuffer(view, dtype=torch.uint8)
         if tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
@@ -112,8 +112,8 @@ def _load(file: Path) -> Any:
         raise RunError(f"{file}: cannot be opened: {error.strerror or error}") from error
     if magic != _ZIP_MAGIC:
         raise InputError(
-            f"{file}: not a zip checkpoint of torch.save, so it cannot be mapped; if it is an older PyTorch file, convert"
-            " it once with torch.save(torch.load(path, map_location='cpu', weights_only=True), new_path)"
+            f"{file}: not a zip checkpoint of torch.save, so it cannot be mapped; an older PyTorch file is converted"
+            " once with torch.save(torch.load(path, map_location='cpu', weights_only=True), new_path)"
         )
     import torch
 
@@ -142,9 +142,10 @@ def _describe(name: str, tensor: torch.Tensor, file: Path) -> TensorEntry:
     import torch
 
     check_name(name, file)
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-        kind = "quantized" if tensor.is_quantized else f"{tensor.layout}, on {tensor.device}"
-        raise InputError(f"{file}: tensor {name!r} is {kind}; only dense tensors can be merged")
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and not (tensor.is_quantized or tensor.is_nested)
+    if not plain or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        kind = f"{type(tensor).__name__}, {tensor.dtype}, {tensor.layout}, on {tensor.device}"
+        raise InputError(f"{file}: tensor {name!r} is {kind}; only plain dense tensors have bytes to read")
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in _CODES:
         raise InputError(f"{file}: tensor {name!r} is {dtype}, which safetensors cannot hold")

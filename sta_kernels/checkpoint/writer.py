@@ -183,7 +183,10 @@ def _rename(temporary: Path, path: Path) -> None:
     except OSError as error:
         raise RunError(f"{path}: cannot be given its name: {error.strerror or error}") from error
     if os.name == "posix":  # other systems cannot open a folder
-        fd = os.open(path.parent, os.O_RDONLY)
+        try:
+            fd = os.open(path.parent, os.O_RDONLY)
+        except OSError as error:
+            raise RunError(f"{path.parent}: cannot be synced: {error.strerror or error}") from error
         try:
             _sync(fd, path.parent)
         finally:
