@@ -86,8 +86,7 @@ def _parse(arguments: list[str]) -> tuple[str, list[str]]:
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         commands.add_parser(name, help=summary)
-    parsed, rest = parser.parse_known_args(arguments)
-    return parsed.command, rest
+    return parser.parse_args(arguments).command, []
 
 
 def _command(name: str) -> Any:
