@@ -1,0 +1,98 @@
+"""Statistics over tiles: any order of tiles, the same bits as in one piece."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from sta_kernels.kernels.backend import LEAF
+from sta_kernels.kernels.buffers import Buffer, ImportanceSource
+from sta_kernels.kernels.numpy_backend import NumpyBackend
+from sta_kernels.methods.statistics import Mean, OrderStatistic, Range, Statistic
+
+BACKEND = NumpyBackend()
+
+
+def accumulate(statistic: Statistic, values: np.ndarray[Any, Any], tile: int, seed: int = 0) -> Any:
+    """The result from tiles that arrive in a random order, as they do from several threads."""
+    accumulator = statistic.accumulator(len(values))
+    starts = np.arange(0, max(len(values), 1), tile)
+    done = False
+    while not done:
+        for start in np.random.default_rng(seed).permutation(starts):
+            source = ImportanceSource("lp", Buffer.from_numpy(values[start : start + tile]))
+            accumulator.update(BACKEND, source, int(start), threads=1)
+        done = accumulator.end_of_pass()
+    return accumulator.result
+
+
+STATISTICS = (Range(0, "lp"), Mean(0, "lp"), OrderStatistic(0, "lp", 5000))
+
+
+@pytest.mark.parametrize("statistic", STATISTICS, ids=lambda statistic: type(statistic).__name__)
+@pytest.mark.parametrize("size", [5000, 3 * LEAF, 10 * LEAF + 77])
+def test_tiles_change_nothing(statistic: Statistic, size: int) -> None:
+    values = np.random.default_rng(size).lognormal(0, 3, size).astype(np.float32)
+    whole = accumulate(statistic, values, size)
+    for tile in (LEAF, 2 * LEAF, 7 * LEAF):
+        for seed in (1, 2):
+            assert accumulate(statistic, values, tile, seed) == whole
+
+
+def test_mean_is_not_a_plain_float32_sum() -> None:
+    """The fixed order of a tier-B sum differs from others in the last bits; the mean of many equal values does not."""
+    values = np.full(3 * LEAF + 5, 0.1, np.float32)
+    assert accumulate(Mean(0, "lp"), values, LEAF) == np.float32(0.1)
+    spread = np.random.default_rng(0).lognormal(0, 3, 9 * LEAF).astype(np.float32)
+    np.testing.assert_allclose(accumulate(Mean(0, "lp"), spread, LEAF), spread.astype(np.float64).mean(), rtol=1e-7)
+
+
+FLOATS = hnp.arrays(np.float32, st.integers(1, 60), elements=st.floats(width=32, allow_nan=False))
+
+
+@given(FLOATS, st.data())
+def test_order_statistic_is_the_sorted_value(values: np.ndarray[Any, Any], data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, len(values)))
+    assert accumulate(OrderStatistic(0, "lp", k), values, LEAF) == np.sort(values)[k - 1]
+
+
+def test_order_statistic_ranks_nan_last_and_minus_zero_first() -> None:
+    values = np.array([np.nan, 0.0, -0.0, -np.inf, np.inf, -np.nan, 1e-45], np.float32)
+    ranked = [accumulate(OrderStatistic(0, "lp", k), values, LEAF) for k in range(1, 8)]
+    assert ranked[:5] == [-np.inf, 0.0, 0.0, float(np.float32(1e-45)), np.inf]
+    assert np.signbit(ranked[1])
+    assert not np.signbit(ranked[2])
+    assert np.isnan(ranked[5:]).all()
+
+
+@pytest.mark.parametrize("position", [0, 5000, 9999])
+def test_a_nan_anywhere_shows_in_the_range(position: int) -> None:
+    values = np.ones(10_000, np.float32)
+    values[position] = np.nan
+    assert np.isnan(accumulate(Range(0, "lp"), values, LEAF)).all()
+
+
+def test_segments_without_elements() -> None:
+    nothing = np.empty(0, np.float32)
+    assert accumulate(Range(0, "lp"), nothing, LEAF) == (np.inf, -np.inf)
+    assert accumulate(Mean(0, "lp"), nothing, LEAF) == 0
+    assert np.isnan(accumulate(OrderStatistic(0, "lp", 1), nothing, LEAF))
+
+
+def test_subnormals_survive_a_caller_who_flushes_them() -> None:
+    torch = pytest.importorskip("torch")
+    values = np.array([1e-40, 3e-40, 2e-40], np.float32)
+    expected = [accumulate(s, values, LEAF) for s in (Range(0, "lp"), Mean(0, "lp"), OrderStatistic(0, "lp", 1))]
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush subnormals")
+    try:
+        flushed = [accumulate(s, values, LEAF) for s in (Range(0, "lp"), Mean(0, "lp"), OrderStatistic(0, "lp", 1))]
+    finally:
+        torch.set_flush_denormal(False)
+    assert flushed == expected
+    assert expected[2] > 0
