@@ -1,0 +1,126 @@
+"""Every mistake of a caller is an InputError that names the state dict and the entry."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from sta_kernels.errors import InputError
+from sta_kernels.merging import forget, merge
+
+W = torch.ones(2, 3)
+GOOD = {"w": W}
+
+
+def refused(message: str, *arguments: Any, **options: Any) -> None:
+    with pytest.raises(InputError, match="^" + re.escape(message)):
+        merge(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({}, "finetuned[1]: no entry 'w', which base has"),
+        ({"w": W.t()}, "finetuned[1]: 'w' has shape [3, 2], base has [2, 3]"),
+        ({"w": W.int()}, "finetuned[1]: 'w' is I32, which no kernel reads"),
+        ({"w": W.to(torch.float8_e4m3fn)}, "finetuned[1]: 'w' is torch.float8_e4m3fn, which no kernel reads"),
+        ({"w": W.to("meta")}, "finetuned[1]: 'w' is on meta, and there is no GPU backend in this version"),
+        ({"w": W.to_sparse()}, "finetuned[1]: 'w' has layout torch.sparse_coo"),
+        ({"w": W, "v": W * 2}, "finetuned[1]: 'v' is not in base; exclude it"),
+        ({"w": W, "epoch": 3}, "finetuned[1]: expected tensors by name, but 'epoch' is a int"),
+        ({0: W}, "finetuned[1]: expected tensors by name, but 0 is a Tensor"),
+        ([W], "finetuned[1]: expected a state dict (a mapping of names to tensors), got a list"),
+        (None, "finetuned[1]: expected a state dict (a mapping of names to tensors), got a NoneType"),
+    ],
+)
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic"])
+def test_a_model_that_does_not_fit(method: str, model: Any, message: str) -> None:
+    refused(message, GOOD, [GOOD, model], method=method)
+
+
+def test_a_list_of_models_is_a_list() -> None:
+    refused("finetuned: expected a list of state dicts", GOOD, GOOD, method="linear")
+    refused("linear: 0 models given", GOOD, [], method="linear")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("role", ["base", "finetuned[1]", "importances[0]", "target"])
+def test_values_that_are_not_finite(role: str, bad: float) -> None:
+    states = {"base": W, "finetuned[1]": W, "importances[0]": W}
+    poisoned = W.clone()
+    poisoned[1, 0] = poisoned[1, 2] = bad
+    message = f"{role}: 'w' is {bad} at [1, 0]; repair the tensor, or exclude it"
+    if role == "target":
+        with pytest.raises(InputError, match=re.escape(message)):
+            forget({"w": poisoned}, GOOD, GOOD, GOOD)
+        return
+    states[role] = poisoned
+    base, model, importance = ({"w": tensor} for tensor in states.values())
+    refused(message, base, [GOOD, model], importances=[importance, GOOD])
+    merge(base, [GOOD, model], importances=[importance, GOOD], exclude=["w"])
+
+
+def test_a_scalar_that_is_not_finite() -> None:
+    nan = {"s": torch.tensor(float("nan"))}
+    refused("base: 's' is nan at []", nan, [{"s": torch.tensor(1.0)}], method="task_arithmetic")
+
+
+@pytest.mark.parametrize("importances", [None, [], [GOOD], GOOD])
+def test_importances_are_one_per_model(importances: Any) -> None:
+    message = "sta: importances: expected a list with a state dict for each of the models"
+    refused(message, GOOD, [GOOD, GOOD], importances=importances)
+
+
+def test_a_trained_entry_without_importance() -> None:
+    base, model = {"w": W, "v": W * 3}, {"w": W, "v": W * 2}
+    message = "no importance for 'v', which finetuned[1] has trained; compute it, or exclude the entry"
+    refused(message, base, [base, model], importances=[GOOD, GOOD])
+    refused("importances[0]: no importance for 'v'", base, [base, model], importances=[GOOD, base])
+
+
+def test_importances_that_do_not_fit() -> None:
+    refused(
+        "importances[1]: 'w' has shape [3, 2], its parameter has", GOOD, [GOOD] * 2, importances=[GOOD, {"w": W.t()}]
+    )
+    refused("importances[0]: importance of 'v', but", GOOD, [GOOD] * 2, importances=[{"w": W, "v": W * 2}, GOOD])
+    refused("importances[0]: 'w' is I64", GOOD, [GOOD] * 2, importances=[{"w": W.long()}, GOOD])
+
+
+def test_a_model_that_unties_what_the_base_ties() -> None:
+    base = {"embed": W, "lm_head": W}
+    equal, untied = {"embed": W, "lm_head": W.clone()}, {"embed": W, "lm_head": W * 2}
+    refused("finetuned[1]: 'lm_head' and 'embed' differ, but base ties them", base, [equal, untied], method="linear")
+    assert merge(base, [equal], method="linear")["embed"].equal(W)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "tie"}, "unknown method 'tie'; known: "),
+        ({"density": 1}, "linear has no parameter 'density'"),
+        ({"exclude": ["v"]}, "exclude: 'v' matches no tensor"),
+        ({"exclude": "w"}, "exclude: expected a list of patterns"),
+        ({"split": {"w": 4}}, "split: 'w' of shape [2, 3] does not divide into 4"),
+        ({"split": {"v": 2}}, "split: 'v' matches no tensor"),
+        ({"out_dtype": torch.int8}, "out_dtype: expected torch.float32, torch.bfloat16"),
+        ({"out_dtype": "float32"}, "out_dtype: expected torch.float32, torch.bfloat16"),
+        ({"threads": 0}, "threads: expected 1 or more, got 0"),
+        ({"target": GOOD}, "linear takes no target"),
+    ],
+)
+def test_options_that_do_not_fit(options: dict[str, Any], message: str) -> None:
+    refused(message, GOOD, [GOOD, GOOD], **{"method": "linear", **options})
+
+
+def test_methods_that_read_the_base_need_one() -> None:
+    refused("task_arithmetic needs the base", None, [GOOD], method="task_arithmetic")
+
+
+def test_forgetting_holds_base_and_model_against_the_target() -> None:
+    with pytest.raises(InputError, match=r"^base: no entry 'head', which target has"):
+        forget({"w": W, "head": W * 2}, GOOD, GOOD, GOOD)
+    with pytest.raises(InputError, match=r"^finetuned\[0\]: 'w' has shape"):
+        forget(GOOD, GOOD, {"w": W.t()}, GOOD)
