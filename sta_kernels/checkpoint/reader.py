@@ -54,7 +54,7 @@ class Checkpoint:
         for source in sources:
             for entry in source.entries:
                 name = plain[entry.name]
-                self.entries[name] = replace(entry, name=name)
+                self.entries[name] = entry if name == entry.name else replace(entry, name=name)
                 self._readers[name] = (source, entry)
             self.aliases.update({plain[name]: plain[first] for name, first in source.aliases.items()})
 

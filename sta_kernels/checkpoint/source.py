@@ -14,7 +14,6 @@ from sta_kernels.checkpoint.header import LENGTH_BYTES, header_length, parse_hea
 from sta_kernels.checkpoint.positioned import read_exact
 from sta_kernels.errors import InputError, RunError
 
-
 MAX_KEPT = 512
 """Most files that stay open between reads; further ones are opened for each read (systems allow 1,024 by default)."""
 _kept = threading.BoundedSemaphore(MAX_KEPT)

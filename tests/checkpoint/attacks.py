@@ -74,7 +74,12 @@ ATTACKS = [
     Attack("depth bomb of arrays", file_of('{"a":' + "[" * 1_000_000), "nested too deep"),
     Attack("depth bomb of objects", file_of('{"a":' * 1_000_000), "nested too deep"),
     Attack("digit bomb", file_of('{"a":' + "9" * 1_000_000 + "}"), "not valid JSON"),
-    Attack("duplicate tensor", file_of('{"a":' + RECORD + ',"a":' + RECORD + "}", bytes(4)), "'a' stands there twice", stricter=True),
+    Attack(
+        "duplicate tensor",
+        file_of('{"a":' + RECORD + ',"a":' + RECORD + "}", bytes(4)),
+        "'a' stands there twice",
+        stricter=True,
+    ),
     Attack(
         "duplicate by escape",
         file_of('{"a":' + RECORD + ',"\\u0061":' + RECORD + "}", bytes(4)),

@@ -66,7 +66,11 @@ def test_unwrap_finds_the_state_dict(key):
         ({"module.a": A, "module.b": B, "module._extra_state": None}, STATE, {"module._extra_state": None}),
         ({"state_dict": {"model": STATE}}, STATE, {}),
         ({"model": {"width": 8}, "state_dict": STATE}, STATE, {}),  # a configuration is no state dict
-        ({"rng_state": A, "state_dict": {"b": B}}, {"b": B}, {}),  # a tensor beside the state dict is not the state dict
+        (
+            {"rng_state": A, "state_dict": {"b": B}},
+            {"b": B},
+            {},
+        ),  # a tensor beside the state dict is not the state dict
         ({"state_dict": {"module.a": A}, "model_ema": STATE}, {"a": A}, {}),
     ],
 )
