@@ -107,8 +107,8 @@ def normalise_exact(importance: Array, shift: Array, divisor: Array) -> Array:
     Returns:
         float32 [N, n].
     """
-    difference = importance - shift[:, None]
     with np.errstate(all="ignore"):
+        difference = importance - shift[:, None]
         quotient = difference / divisor[:, None]
         return np.where(divisor[:, None] != 0, quotient, difference * np.float32(0))
 
