@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Union
@@ -12,7 +12,7 @@ from typing import Any, Union
 from sta_kernels.recipe.document import Node
 
 Check = Callable[[Any], Any]
-_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -110,16 +110,25 @@ def _read_gradient(node: Node, check: Check) -> Gradient:
 def _checked(node: Node, check: Check) -> Any:
     if node.value is None or isinstance(node.value, dict | list):
         node.fail(f"expected a single value, not {node.described}")
-    value = node.value
-    if isinstance(value, str) and _EXPONENT.fullmatch(value):
-        # YAML 1.1 takes 1e-3 for a string, as it has no dot.
-        value = float(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        node.fail(f"expected a finite number, not {value}")
-    try:
-        return check(value)
-    except ValueError as error:
-        node.fail(str(error))
+    problems = []
+    for value in _readings(node.value):
+        if isinstance(value, float) and not math.isfinite(value):
+            node.fail(f"expected a finite number, not {value}")
+        try:
+            return check(value)
+        except ValueError as error:
+            problems.append(str(error))
+    node.fail(problems[0])
+
+
+def _readings(value: Any) -> Iterator[Any]:
+    """The value, and what mergekit would also take it for."""
+    yield value
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        # Quoted, or 1e-3, which has no dot and so is a string in YAML 1.1.
+        yield float(value)
+    elif _is_number(value) and value in (0, 1):
+        yield bool(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -23,8 +23,10 @@ def test_a_number_is_itself_everywhere():
     assert value("v: 0.3", depth=Fraction(1, 3)) == 0.3
 
 
-@pytest.mark.parametrize(("text", "expected"), [("1e-3", 1e-3), ("-2E+1", -20.0), (".5e1", 5.0), ("1.e2", 100.0)])
-def test_exponents_without_a_dot_are_numbers(text: str, expected: float):
+@pytest.mark.parametrize(
+    ("text", "expected"), [("1e-3", 1e-3), ("-2E+1", -20.0), (".5e1", 5.0), ("1.e2", 100.0), ("'0.5'", 0.5)]
+)
+def test_quoted_numbers_and_exponents_without_a_dot_are_numbers(text: str, expected: float):
     assert value(f"v: {text}") == expected
 
 
@@ -71,6 +73,14 @@ def test_words_and_switches_step():
     found = [value(text, depth=Fraction(i, 4), check=choice("lp", "amp", "lp_amp")) for i in range(5)]
     assert found == ["lp", "lp", "amp", "amp", "lp_amp"]
     assert value("v: [true, false]", depth=Fraction(99, 100), check=boolean) is True
+
+
+def test_zero_and_one_are_switches_where_a_switch_is_expected():
+    assert value("v: 1", check=boolean) is True
+    assert value("v: 0.0", check=boolean) is False
+    assert value("v: 1", check=number) == 1.0
+    with pytest.raises(InputError, match="expected true or false, got 2"):
+        value("v: 2", check=boolean)
 
 
 FILTERS = "v: [{filter: attn, value: [0, 1]}, {filter: mlp, value: 2}, {value: 3}]"
