@@ -15,6 +15,7 @@ from sta_kernels.checkpoint.entry import MAX_RANK, TensorEntry, byte_size
 from sta_kernels.errors import InputError
 
 LENGTH_BYTES = 8
+METADATA_KEY = "__metadata__"
 MAX_HEADER = 100_000_000
 """Longest header in bytes, as the format's own library has it."""
 _MAX_SIZE = 2**63 - 1
@@ -54,7 +55,7 @@ def parse_header(header: bytes, file_size: int, file: Path) -> tuple[list[Tensor
         InputError: anything that a well-formed file cannot hold.
     """
     table = parse_json(header, file)
-    metadata = table.pop("__metadata__", {})
+    metadata = table.pop(METADATA_KEY, {})
     if not isinstance(metadata, dict) or not all(_is_text(part) for item in metadata.items() for part in item):
         raise InputError(f"{file}: __metadata__ must map strings to strings")
     start = LENGTH_BYTES + len(header)
@@ -101,10 +102,13 @@ def check_name(name: str, file: Path) -> None:
     """Refuse a tensor name that could mislead a terminal, a log or whatever turns names into paths.
 
     Raises:
-        InputError: empty, too long, unprintable (control, bidirectional, unpaired surrogates), or a path separator.
+        InputError: empty, too long, unprintable (control, bidirectional, unpaired surrogates), reserved, or with a path
+            separator.
     """
     if not name or len(name) > _MAX_NAME:
         raise InputError(f"{file}: a tensor name of {len(name)} characters; 1 to {_MAX_NAME} are allowed")
+    if name == METADATA_KEY:
+        raise InputError(f"{file}: the tensor name {name!r} is reserved by the format")
     if not name.isprintable():
         raise InputError(f"{file}: the tensor name {name!a} holds unprintable characters")
     if "/" in name or "\\" in name:

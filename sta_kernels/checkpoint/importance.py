@@ -84,7 +84,7 @@ class ImportanceMetadata:
             )
         except KeyError as error:
             raise InputError(f"{source}: importance metadata lacks {error}, or its shards disagree on it") from None
-        except (ValueError, RecursionError) as error:
+        except (ValueError, OverflowError, RecursionError) as error:
             raise InputError(f"{source}: damaged importance metadata: {error}") from None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sta_kernels.checkpoint.entry import BITS, byte_size
 from sta_kernels.checkpoint.folder import INDEX_SUFFIX
-from sta_kernels.checkpoint.header import LENGTH_BYTES, MAX_HEADER, check_name
+from sta_kernels.checkpoint.header import LENGTH_BYTES, MAX_HEADER, METADATA_KEY, check_name
 from sta_kernels.errors import InputError
 
 Description = tuple[str, str, tuple[int, ...]]
@@ -126,7 +126,7 @@ def _group(entries: Iterable[Description], shard_bytes: int) -> list[list[tuple[
 def _place(file_name: str, group: Sequence[tuple[Description, int]], metadata: Mapping[str, str] | None) -> Shard:
     """Order a shard's tensors, write its header, and turn relative into absolute offsets."""
     ordered = sorted(group, key=lambda item: -BITS[item[0][1]])  # stable: the given order among equals
-    table: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    table: dict[str, object] = {METADATA_KEY: dict(metadata)} if metadata else {}
     position = 0
     for (name, dtype, shape), nbytes in ordered:
         table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + nbytes]}

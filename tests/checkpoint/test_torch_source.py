@@ -249,3 +249,20 @@ def test_file_that_changes_is_not_read(tmp_path, change):
         change(tmp_path / "x.pt")
         with pytest.raises(RunError, match=r"x\.pt: (changed while|no such file, and there was one)"):
             read(checkpoint, "a")
+
+
+@pytest.mark.parametrize("fields", [(0, 1), (1,)], ids=["storage and shape", "shape"])
+def test_tensor_larger_than_its_storage(tmp_path, fields):
+    """A pickle that claims two billion elements of a file of 2 kB."""
+    path = saved(tmp_path / "x.pt", {"a": torch.arange(120.0)})
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(tmp_path / "y.pt", "w") as target:
+        for item in source.infolist():
+            content = source.read(item)
+            if item.filename.endswith("data.pkl"):
+                parts = content.split(b"K\x78")
+                assert len(parts) == 3
+                claims = [b"J\xff\xff\xff\x7f" if i in fields else b"K\x78" for i in range(2)]
+                content = parts[0] + claims[0] + parts[1] + claims[1] + parts[2]
+            target.writestr(item.filename, content)
+    with pytest.raises(InputError, match=r"y\.pt: not a readable PyTorch checkpoint"):
+        open_checkpoint(tmp_path / "y.pt")
