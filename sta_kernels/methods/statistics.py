@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -51,6 +51,14 @@ class Statistic(Protocol):
     def measure(self) -> str:
         """The importance that is reduced."""
 
+    @property
+    def passes(self) -> int:
+        """Passes over a segment that is streamed."""
+
+    @property
+    def tier(self) -> str:
+        """``A`` where any order of the elements gives the same bits, ``B`` where a fixed one does."""
+
     def known(self, summary: Summary) -> Any:
         """The result where the file already carries it, else None."""
 
@@ -64,6 +72,8 @@ class Range:
 
     task: int
     measure: str
+    passes: ClassVar[int] = 1
+    tier: ClassVar[str] = "A"
 
     def known(self, summary: Summary) -> tuple[float, float] | None:
         """The file's range; only a stored importance has one."""
@@ -80,6 +90,8 @@ class Mean:
 
     task: int
     measure: str
+    passes: ClassVar[int] = 1
+    tier: ClassVar[str] = "B"
 
     def known(self, summary: Summary) -> float | None:
         """The file's mean; only a stored importance has one."""
@@ -97,6 +109,8 @@ class OrderStatistic:
     task: int
     measure: str
     k: int
+    passes: ClassVar[int] = 3
+    tier: ClassVar[str] = "A"
 
     def known(self, summary: Summary) -> None:
         """Never in a file."""

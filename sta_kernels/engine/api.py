@@ -1,0 +1,305 @@
+"""Merge checkpoints from disk to disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sta_kernels._version import __version__
+from sta_kernels.engine.digests import InputDigests
+from sta_kernels.engine.executor import Executor
+from sta_kernels.engine.inputs import Inputs
+from sta_kernels.engine.jobs import Plan
+from sta_kernels.engine.journal import JOURNAL_NAME, Journal, Records, read_journal
+from sta_kernels.engine.lock import LOCK_NAME, locked
+from sta_kernels.engine.manifest import Manifest, read_manifest, tensor_records
+from sta_kernels.engine.memory import PAGE, parse_size
+from sta_kernels.engine.model_card import model_card
+from sta_kernels.engine.output import (
+    CARD_NAME,
+    MANIFEST_NAME,
+    OWN_NAMES,
+    RECIPE_NAME,
+    FileRecord,
+    Shards,
+    copy_side_file,
+    is_whole,
+    remove_partials,
+    remove_stale,
+    write_small,
+)
+from sta_kernels.engine.planning import make_plan
+from sta_kernels.engine.runs import Checks, JobRun
+from sta_kernels.engine.scheduler import run_activities
+from sta_kernels.errors import InputError
+from sta_kernels.kernels import default_threads, get_backend
+from sta_kernels.kernels.backend import Backend
+from sta_kernels.recipe import Recipe
+
+Progress = Callable[[str, int, int], None]
+_DEVICES = ("auto", "cpu")
+
+
+def merge_checkpoints(
+    recipe: Recipe | str | os.PathLike[str] | Mapping[str, Any],
+    out: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    max_memory: int | str | None = None,
+    out_shard_size: int | str = "5GB",
+    overwrite: bool = False,
+    allow_nonfinite: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Manifest | Plan:
+    """Merge the checkpoints of a recipe into a folder, in bounded memory.
+
+    Tensors go through in tiles: read by position, merged, written, digested. A merge that was killed is continued by
+    the same call, to the same bits. Neither ``threads`` nor ``max_memory`` changes a bit.
+
+    Args:
+        recipe: a recipe, the path of one, or its content as a mapping.
+        out: folder for the result: safetensors, the template's side files, a model card, the recipe, and the manifest,
+            which is written last. What already holds this very merge is left as it is.
+        device: ``auto`` or ``cpu``.
+        threads: workers; None is one per processor.
+        max_memory: bound on the anonymous memory of the whole process, in bytes or as ``256MB``; at least 192 MB. None
+            is 2 GiB, or a quarter of the memory where that is less.
+        out_shard_size: most bytes of tensors per output file.
+        overwrite: replace what ``out`` holds.
+        allow_nonfinite: merge NaN and infinity rather than refuse them.
+        dry_run: return the plan, and touch nothing.
+        progress: called from this thread with a stage, the bytes it has read, and those it will.
+
+    Returns:
+        The manifest; with ``dry_run``, the plan.
+
+    Raises:
+        InputError: a recipe, a checkpoint or an argument that cannot be merged as it stands; names file and tensor.
+        RunError: the machine failed, or an input changed; the same call continues.
+    """
+    if device not in _DEVICES:
+        raise InputError(f"device: {device!r} cannot serve; this version has no GPU backend: use auto or cpu")
+    if threads is not None and threads < 1:
+        raise InputError(f"threads: expected 1 or more, got {threads}")
+    loaded = _load(recipe)
+    backend = get_backend()
+    with Inputs(loaded) as inputs:
+        folder = Path(out)
+        _check_place(folder, inputs)
+        plan = make_plan(
+            loaded,
+            inputs,
+            shard_bytes=parse_size(out_shard_size, "out_shard_size"),
+            threads=threads or default_threads(),
+            max_memory=max_memory,
+            backend=backend.name,
+        )
+        if dry_run:
+            return plan
+        with _folder(folder), locked(folder):
+            finished = None if overwrite else _finished(folder, plan)
+            if finished is not None:
+                return finished
+            return _Merge(loaded, inputs, plan, folder, backend, allow_nonfinite, progress).run(overwrite)
+
+
+def _load(recipe: Recipe | str | os.PathLike[str] | Mapping[str, Any]) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    return Recipe.parse(recipe) if isinstance(recipe, Mapping) else Recipe.load(recipe)
+
+
+@contextlib.contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    """Make the output folder; where nothing came of the merge, do not leave an empty one behind."""
+    existed = folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made a folder: {error.strerror or error}") from None
+    try:
+        yield
+    except InputError:
+        if not existed:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _check_place(folder: Path, inputs: Inputs) -> None:
+    """Refuse to write into an input."""
+    out = Path(os.path.realpath(folder))
+    for record in inputs.records:
+        source = Path(os.path.realpath(record.path))
+        if source.is_dir() and (out == source or source in out.parents):
+            raise InputError(f"{folder}: lies in the input {record.path}; choose another folder")
+    for file in inputs.files():
+        if Path(os.path.realpath(file)).parent == out:
+            raise InputError(f"{folder}: holds the input {file}; choose another folder")
+
+
+def _finished(folder: Path, plan: Plan) -> Manifest | None:
+    """The manifest of this very merge, where it stands finished."""
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.identity != plan.identity or not is_whole(folder, manifest.files):
+        return None
+    return replace(manifest, already_finished=True)
+
+
+class _Merge:
+    """One run, from the first byte to the manifest, under the folder's lock."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        inputs: Inputs,
+        plan: Plan,
+        folder: Path,
+        backend: Backend,
+        allow_nonfinite: bool,
+        progress: Progress | None,
+    ) -> None:
+        self._recipe = recipe
+        self._inputs = inputs
+        self._plan = plan
+        self._folder = folder
+        self._backend = backend
+        self._allow_nonfinite = allow_nonfinite
+        self._progress = progress
+
+    def run(self, overwrite: bool) -> Manifest:
+        """Go on from the journal, or start."""
+        records = self._records(overwrite)
+        journal = Journal(self._folder / JOURNAL_NAME, self._plan.identity, keep=records.length if records else 0)
+        finished = False
+        try:
+            with (
+                contextlib.closing(InputDigests(self._inputs)) as digests,
+                Shards(self._folder, self._plan, journal, records) as shards,
+            ):
+                manifest = self._work(shards, journal, digests, records)
+            finished = True
+            return manifest
+        except InputError:
+            # These inputs will never get through; what was written of them is of no use to any later run.
+            finished = True
+            remove_partials(self._folder)
+            raise
+        finally:
+            journal.close(remove=finished)
+
+    def _records(self, overwrite: bool) -> Records | None:
+        """What an earlier run of this plan left; refuses a folder that holds anything else."""
+        records = read_journal(self._folder / JOURNAL_NAME)
+        if records is not None and records.identity == self._plan.identity:
+            return records
+        if not overwrite:
+            if records is not None:
+                raise InputError(
+                    f"{self._folder}: holds an unfinished merge of another recipe, or of inputs that have changed; "
+                    "choose another folder, or overwrite it"
+                )
+            if any(path.name != LOCK_NAME for path in self._folder.iterdir()):
+                raise InputError(f"{self._folder}: is not empty; choose another folder, or overwrite it")
+        remove_partials(self._folder)
+        return None
+
+    def _work(self, shards: Shards, journal: Journal, digests: InputDigests, records: Records | None) -> Manifest:
+        plan, method = self._plan, self._recipe.method
+        budget = plan.budget
+        kept_bytes = shards.prove(budget.threads)
+        shards.write_headers()
+        executor = Executor(
+            method,
+            self._backend,
+            self._inputs,
+            shards,
+            journal,
+            digests,
+            differing=records.differing if records else (),
+            allow_nonfinite=self._allow_nonfinite,
+        )
+        runs = [
+            JobRun(i, job, method, budget.arena, shards.kept(i, job), executor.reduce, executor.finish)
+            for i, job in enumerate(plan.jobs)
+        ]
+        pending = [run for run in runs if not run.finished]
+        run_activities(pending, budget.threads, budget.arena, self._tick("merge", plan.bytes_read))
+        unread = digests.incomplete()
+        if unread:
+            tick = self._tick("digest", sum(map(digests.length, unread)))
+            run_activities([Checks(unread, digests.complete)], budget.threads, PAGE, tick)
+        self._inputs.check_unchanged()
+        notes = (*plan.notes, *executor.warned, *self._equal_models(executor.differing))
+        for note in notes[len(self._recipe.notes) :]:
+            warnings.warn(note, stacklevel=4)
+        with contextlib.suppress(FileNotFoundError):
+            (self._folder / MANIFEST_NAME).unlink()
+        files_written = self._publish(shards)
+        by_file = digests.result()
+        inputs = tuple(
+            {
+                "path": record.path,
+                "importance": record.importance,
+                "files": [
+                    {"path": file, "size": size, "mtime_ns": mtime, "digest": by_file[file]}
+                    for file, size, mtime in record.files
+                ],
+            }
+            for record in plan.inputs
+        )
+        manifest = Manifest(
+            version=__version__,
+            identity=plan.identity,
+            method=plan.method,
+            tier=plan.tier,
+            recipe=self._recipe.text,
+            inputs=inputs,
+            files=files_written,
+            tensors=tensor_records(method, ((run.job, run.counts) for run in runs if run.job.action == "merge")),
+            copied=tuple(run.job.tensor for run in runs if run.job.action in ("copy", "convert")),
+            notes=notes,
+            kept_bytes=kept_bytes,
+        )
+        write_small(self._folder, MANIFEST_NAME, manifest.to_bytes())
+        return manifest
+
+    def _tick(self, stage: str, total: int) -> Callable[[int], None] | None:
+        progress = self._progress
+        return None if progress is None else lambda done: progress(stage, min(done, total), total)
+
+    def _equal_models(self, differing: set[int]) -> list[str]:
+        """Models whose task vector is zero: most likely a wrong path."""
+        compared = {job.of_role("base") != [] for job in self._plan.jobs if job.action == "merge"}
+        if compared != {True}:
+            return []
+        return [
+            f"{name}: equals the base in every merged tensor, so that it adds nothing"
+            for i, name in enumerate(self._plan.models)
+            if i not in differing
+        ]
+
+    def _publish(self, shards: Shards) -> dict[str, FileRecord]:
+        """Give every file its final name, the manifest excepted."""
+        folder, layout = self._folder, self._plan.layout
+        if self._progress is not None:
+            self._progress("sync", 0, layout.size)
+        files = shards.publish()
+        if layout.index is not None and layout.index_name is not None:
+            files[layout.index_name] = write_small(folder, layout.index_name, layout.index)
+        for side_file in map(Path, self._plan.side_files):
+            if side_file.name not in OWN_NAMES:
+                files[side_file.name] = copy_side_file(side_file, folder, self._recipe.dtype)
+        files[RECIPE_NAME] = write_small(folder, RECIPE_NAME, self._recipe.text.encode())
+        files[CARD_NAME] = write_small(folder, CARD_NAME, model_card(self._recipe, self._plan).encode())
+        remove_stale(folder, files)
+        if self._progress is not None:
+            self._progress("sync", layout.size, layout.size)
+        return files

@@ -1,0 +1,270 @@
+"""What workers do with a tile: read, check, compute, write."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from sta_kernels.checkpoint.entry import KERNEL_DTYPES
+from sta_kernels.engine.digests import InputDigests
+from sta_kernels.engine.inputs import Inputs
+from sta_kernels.engine.jobs import Job, Operand
+from sta_kernels.engine.journal import Journal
+from sta_kernels.engine.memory import Arena
+from sta_kernels.engine.output import Shards
+from sta_kernels.engine.runs import JobRun
+from sta_kernels.errors import InputError
+from sta_kernels.kernels.backend import Backend
+from sta_kernels.kernels.buffers import Buffer, DType
+from sta_kernels.methods.base import Method, Operands
+from sta_kernels.methods.run import merge_segment, source_of
+
+_COMPARED = 1 << 18
+"""Bytes that are compared at a time, so that what the comparison allocates stays small."""
+
+
+class Executor:
+    """Performs tiles, on any thread.
+
+    Args:
+        method: the rule.
+        backend: its kernels.
+        inputs: open checkpoints.
+        shards: open output.
+        journal: told of every tile that is written.
+        digests: of the inputs, fed with what is read.
+        differing: models known to differ from the base.
+        allow_nonfinite: merge NaN and infinity.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        backend: Backend,
+        inputs: Inputs,
+        shards: Shards,
+        journal: Journal,
+        digests: InputDigests,
+        *,
+        differing: Iterable[int],
+        allow_nonfinite: bool,
+    ) -> None:
+        self._method = method
+        self._backend = backend
+        self._inputs = inputs
+        self._shards = shards
+        self._journal = journal
+        self._digests = digests
+        self._allow_nonfinite = allow_nonfinite
+        self._lock = threading.Lock()
+        self.differing = set(differing)
+        self.warned: dict[str, None] = {}
+
+    def reduce(self, run: JobRun, start: int, stop: int, arena: Arena) -> int:
+        """Take one tile into the statistics that are still open."""
+        job = run.job
+        models, importances = job.of_role("model"), job.of_role("importance")
+        wanted = set()
+        for i in run.pending:
+            statistic = run.statistics[i]
+            if statistic.measure != "amp":
+                wanted.add(importances[statistic.task])
+            if statistic.measure != "lp":
+                wanted.add(models[statistic.task])
+        tile = _Tile(job, start, stop)
+        self._read(tile, [operand for operand in job.distinct() if operand in wanted], arena, final=False)
+        operands = tile.operands()
+        for i, accumulator in run.pending.items():
+            accumulator.update(self._backend, source_of(run.statistics[i], operands), start, threads=1)
+        return tile.bytes_read
+
+    def finish(self, run: JobRun, start: int, stop: int, arena: Arena) -> int:
+        """Write one tile, and say so in the journal."""
+        job = run.job
+        tile = _Tile(job, start, stop)
+        self._read(tile, list(job.distinct()), arena, final=True)
+        if job.action == "compare":
+            self._compare(tile)
+            return tile.bytes_read
+        counts = np.zeros(0, np.int64)
+        if job.action == "copy":
+            view = tile.view(job.operands[0])
+        else:
+            view, address = arena.take((stop - start) * job.out_unit)
+            out = Buffer(address, KERNEL_DTYPES[job.dtype], (stop - start,), None, arena)
+            if job.action == "convert":
+                convert(self._backend, tile.buffer(job.operands[0]), out)
+            else:
+                counts = self._merge(run, tile, out)
+        self._shards.write(job.shard, job.offset + start * job.out_unit, view)
+        if counts.size:
+            with self._lock:
+                run.counts += counts
+        self._journal.tile(run.index, start, stop, tuple(counts.tolist()))
+        return tile.bytes_read
+
+    def _read(self, tile: _Tile, operands: Iterable[Operand], arena: Arena, *, final: bool) -> None:
+        """Fill a buffer per operand; in the final pass, the bytes also go into the inputs' digests."""
+        for operand in operands:
+            unit = tile.job.unit(operand)
+            view, address = arena.take((tile.stop - tile.start) * unit)
+            offset = (tile.job.start + tile.start) * unit
+            checkpoint = self._inputs.checkpoints[operand.input]
+            checkpoint.read_into(operand.name, offset, view)
+            entry = checkpoint.find(operand.name)
+            if final and entry is not None:
+                self._digests.add(entry, offset, view)
+            tile.put(operand, view, address)
+
+    def _merge(self, run: JobRun, tile: _Tile, out: Buffer) -> np.ndarray[Any, Any]:
+        """Check the operands, then apply the rule; returns what was counted."""
+        job = run.job
+        assert job.settings is not None
+        if not self._allow_nonfinite:
+            self._check_finite(tile)
+        self._note_differences(tile)
+        method, backend, operands = self._method, self._backend, tile.operands()
+        if run.whole:
+            counts = merge_segment(
+                method, operands, job.settings, out, backend=backend, threads=1, summaries=job.summaries
+            )
+        else:
+            counts = np.zeros_like(run.counts)
+            method.apply(backend, operands, run.results, job.settings, out=out, counts=counts, threads=1)
+        # float16 alone has so narrow a range that finite operands overflow it in practice.
+        if out.dtype == DType.F16 and not self._allow_nonfinite:
+            found = backend.first_nonfinite([out])
+            if found is not None:
+                where = tile.position(found[1])
+                raise InputError(f"{job.tensor!r} overflows float16 at {where}; write bfloat16 or float32 instead")
+        return counts
+
+    def _check_finite(self, tile: _Tile) -> None:
+        operands = list(tile.job.distinct())
+        found = self._backend.first_nonfinite([tile.buffer(operand) for operand in operands])
+        if found is None:
+            return
+        operand, index = operands[found[0]], found[1]
+        single = np.zeros(1, np.float32)
+        convert(self._backend, tile.buffer(operand).slice(index, index + 1), Buffer.from_numpy(single))
+        entry = self._inputs.checkpoints[operand.input].find(operand.name)
+        assert entry is not None
+        raise InputError(
+            f"{entry.file}: {operand.name!r} is {single[0]} at {tile.position(index)}; repair the tensor, "
+            "exclude it to copy the base's, or allow non-finite values"
+        )
+
+    def _note_differences(self, tile: _Tile) -> None:
+        """Find out, as cheaply as can be, whether each model differs from the base anywhere."""
+        base = tile.job.of_role("base")
+        if not base:
+            return
+        for i, operand in enumerate(tile.job.of_role("model")):
+            if i in self.differing:
+                continue
+            if operand.dtype != base[0].dtype or not _same_bytes(tile.view(base[0]), tile.view(operand)):
+                with self._lock:
+                    if i not in self.differing:
+                        self.differing.add(i)
+                        self._journal.differs(i)
+
+    def _compare(self, tile: _Tile) -> None:
+        first, *others = tile.job.operands
+        for operand in others:
+            if not self._same_values(tile, first, operand):
+                message = tile.job.differing.replace("{}", self._inputs.label(operand.input))
+                if tile.job.refuse:
+                    raise InputError(message)
+                with self._lock:
+                    self.warned[message] = None
+
+    def _same_values(self, tile: _Tile, one: Operand, other: Operand) -> bool:
+        """Equal bytes, or, of floating tensors, equal values."""
+        if one.dtype == other.dtype and _same_bytes(tile.view(one), tile.view(other)):
+            return True
+        if one.dtype not in KERNEL_DTYPES or other.dtype not in KERNEL_DTYPES:
+            return False
+        for start in range(0, tile.stop - tile.start, _COMPARED):
+            stop = min(start + _COMPARED, tile.stop - tile.start)
+            values = np.empty((2, stop - start), np.float32)
+            for row, operand in zip(values, (one, other), strict=True):
+                convert(self._backend, tile.buffer(operand).slice(start, stop), Buffer.from_numpy(row))
+            if not np.array_equal(values[0], values[1]):
+                return False
+        return True
+
+
+class _Tile:
+    """A range of a job, and the bytes of its operands."""
+
+    def __init__(self, job: Job, start: int, stop: int) -> None:
+        self.job = job
+        self.start = start
+        self.stop = stop
+        self.bytes_read = 0
+        self._pieces: dict[tuple[int, str], tuple[memoryview, int]] = {}
+
+    def put(self, operand: Operand, view: memoryview, address: int) -> None:
+        self._pieces[operand.input, operand.name] = (view, address)
+        self.bytes_read += len(view)
+
+    def view(self, operand: Operand) -> memoryview:
+        return self._pieces[operand.input, operand.name][0]
+
+    def buffer(self, operand: Operand) -> Buffer:
+        view, address = self._pieces[operand.input, operand.name]
+        return Buffer(address, KERNEL_DTYPES[operand.dtype], (self.stop - self.start,), None, view)
+
+    def operands(self) -> Operands:
+        """By role; what was not read is left out, and must not be asked for."""
+
+        def of(role: str) -> tuple[Any, ...]:
+            return tuple(
+                self.buffer(operand) if (operand.input, operand.name) in self._pieces else None
+                for operand in self.job.of_role(role)
+            )
+
+        return Operands(
+            models=of("model"),
+            base=next(iter(of("base")), None),
+            importances=of("importance"),
+            target=next(iter(of("target")), None),
+        )
+
+    def position(self, index: int) -> list[int]:
+        """Index per dimension of an element of this tile in its tensor."""
+        where = np.unravel_index(self.job.start + self.start + index, self.job.shape) if self.job.shape else ()
+        return [int(i) for i in where]
+
+
+def convert(backend: Backend, source: Buffer, out: Buffer) -> None:
+    """Write the values of one buffer in the dtype of another, −0 and float64 kept.
+
+    A merge of one task that drops that task writes the base's own value: the one kernel that converts without adding.
+    """
+    normaliser = np.zeros((1, 2), np.float32)
+    backend.sta_merge(
+        source,
+        [source],
+        None,
+        measure="amp",
+        normaliser_address=normaliser.ctypes.data,
+        k=1,
+        ties="drop",
+        weights=None,
+        lambda_=1.0,
+        out=out,
+        counts_address=0,
+        threads=1,
+    )
+
+
+def _same_bytes(one: memoryview, other: memoryview) -> bool:
+    for start in range(0, len(one), _COMPARED):
+        piece = np.frombuffer(one[start : start + _COMPARED], np.uint8)
+        if not np.array_equal(piece, np.frombuffer(other[start : start + _COMPARED], np.uint8)):
+            return False
+    return True

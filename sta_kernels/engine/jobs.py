@@ -1,0 +1,242 @@
+"""The plan of a merge, as data: what is read from where, what is done with it, and where the result goes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import xxhash
+
+from sta_kernels._version import __version__
+from sta_kernels.checkpoint.entry import BITS, KERNEL_DTYPES
+from sta_kernels.checkpoint.layout import Layout
+from sta_kernels.engine.memory import Budget, page_align
+from sta_kernels.methods.base import Method, Settings
+from sta_kernels.methods.statistics import Statistic, Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One tensor that a job reads.
+
+    Attributes:
+        role: ``base``, ``target``, ``model`` or ``importance``.
+        input: index into the plan's inputs.
+        name: of the tensor in that input.
+        dtype: safetensors code.
+    """
+
+    role: str
+    input: int
+    name: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One segment of one tensor, independent of every other.
+
+    Attributes:
+        name: of the segment: the tensor's, followed by its rows where the tensor is split.
+        tensor: name in the output.
+        shape: of the whole tensor.
+        action: ``merge``: the method's rule; ``convert``: one operand to another dtype; ``copy``: one operand's bytes;
+            ``compare``: nothing is written.
+        start: first unit of the segment within the flattened tensor; a unit is an element, or a byte where bytes are
+            copied.
+        stop: unit after the last.
+        dtype: safetensors code of the output.
+        operands: in the order base, target, models, importances.
+        shard: index of the output file.
+        offset: of the segment's first byte in that file.
+        settings: of the method; None for the other actions.
+        summaries: per model, what the importance file says of the segment, or None.
+        differing: ``compare`` only: what to say, the checkpoint in place of ``{}``, of an operand that differs from the
+            first.
+        refuse: ``compare`` only: a difference is an error rather than a warning.
+    """
+
+    name: str
+    tensor: str
+    shape: tuple[int, ...]
+    action: str
+    start: int
+    stop: int
+    dtype: str
+    operands: tuple[Operand, ...]
+    shard: int = 0
+    offset: int = 0
+    settings: Settings | None = None
+    summaries: tuple[Summary | None, ...] = ()
+    differing: str = ""
+    refuse: bool = False
+
+    @property
+    def size(self) -> int:
+        """Units."""
+        return self.stop - self.start
+
+    @property
+    def in_elements(self) -> bool:
+        """Whether a unit is an element rather than a byte."""
+        return self.action != "copy"
+
+    @property
+    def out_unit(self) -> int:
+        """Bytes per unit of the output; 0 where there is none."""
+        if self.action == "compare":
+            return 0
+        return KERNEL_DTYPES[self.dtype].itemsize if self.in_elements else 1
+
+    def unit(self, operand: Operand) -> int:
+        """Bytes per unit of an operand."""
+        return BITS[operand.dtype] // 8 if self.in_elements else 1
+
+    def distinct(self) -> Iterator[Operand]:
+        """Operands, without those that are the same tensor in another role."""
+        seen = set()
+        for operand in self.operands:
+            key = (operand.input, operand.name)
+            if key not in seen:
+                seen.add(key)
+                yield operand
+
+    def memory(self, units: int) -> int:
+        """Bytes that a tile of that many units takes in a worker's buffers."""
+        pieces = [units * self.unit(operand) for operand in self.distinct()]
+        return sum(page_align(piece) for piece in (*pieces, units * self.out_unit))
+
+    @property
+    def bytes_read(self) -> int:
+        """Of one pass over all operands."""
+        return self.size * sum(self.unit(operand) for operand in self.distinct())
+
+    def of_role(self, role: str) -> list[Operand]:
+        """Operands of one role, in order."""
+        return [operand for operand in self.operands if operand.role == role]
+
+    def statistics(self, method: Method) -> list[tuple[Statistic, Any]]:
+        """The statistics that the method needs of this segment, each with its result where a file carries it."""
+        if self.settings is None:
+            return []
+        n_models = len(self.of_role("model"))
+        declared = method.statistics(self.settings, n_models, self.size)
+        summaries = self.summaries or (None,) * n_models
+        results = []
+        for statistic in declared:
+            summary = summaries[statistic.task]
+            results.append((statistic, None if summary is None else statistic.known(summary)))
+        return results
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Job:
+        """Read :meth:`to_json` back."""
+        fields = dict(record)
+        fields["shape"] = tuple(record["shape"])
+        fields["operands"] = tuple(Operand(**operand) for operand in record["operands"])
+        fields["summaries"] = tuple(s and Summary(**s) for s in record["summaries"])
+        if record["settings"] is not None:
+            per_model = {name: tuple(values) for name, values in record["settings"]["per_model"].items()}
+            fields["settings"] = Settings(record["settings"]["shared"], per_model)
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class Input:
+    """A checkpoint that is read.
+
+    Attributes:
+        path: as opened.
+        importance: whether it holds an importance rather than a model.
+        files: (path, size, mtime in ns) of each of its files.
+    """
+
+    path: str
+    importance: bool
+    files: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a merge will do, known before a tensor is read.
+
+    Attributes:
+        method: name of the method.
+        models: the models as the recipe names them, in its order.
+        inputs: checkpoints that are read.
+        jobs: independent of each other; each names its operands, its settings and its place in the output.
+        layout: output shards.
+        side_files: small files copied from the template: configuration, tokenizer and the like.
+        budget: memory and workers; it changes neither the bits nor the identity.
+        notes: what the reader should know.
+        tier: A, or B where a sum in a fixed order takes part.
+        bytes_read: of all passes over all operands.
+    """
+
+    method: str
+    models: tuple[str, ...]
+    inputs: tuple[Input, ...]
+    jobs: tuple[Job, ...]
+    layout: Layout
+    side_files: tuple[str, ...]
+    budget: Budget
+    notes: tuple[str, ...]
+    tier: str
+    bytes_read: int
+
+    @cached_property
+    def identity(self) -> str:
+        """Digest of all that determines the output: two plans of the same identity give the same bytes."""
+        state = xxhash.xxh3_128()
+        for record in self._identifying():
+            state.update(json.dumps(record, sort_keys=True).encode() + b"\n")
+        return state.hexdigest()
+
+    def _identifying(self) -> Iterable[Any]:
+        yield [__version__, self.method, self.models, self.side_files]
+        yield from (asdict(entry) for entry in self.inputs)
+        yield from ([shard.file_name, shard.header.hex(), shard.size] for shard in self.layout.shards)
+        yield from (job.to_json() for job in self.jobs)
+
+    def tensors(self, action: str) -> int:
+        """Number of tensors that are merged, converted or copied."""
+        return len({job.tensor for job in self.jobs if job.action == action})
+
+    def summary(self) -> dict[str, Any]:
+        """Figures for the reader, as JSON types."""
+        merged = [job for job in self.jobs if job.action == "merge"]
+        return {
+            "method": self.method,
+            "models": list(self.models),
+            "tensors_merged": self.tensors("merge"),
+            "tensors_converted": self.tensors("convert"),
+            "tensors_copied": self.tensors("copy"),
+            "elements_merged": sum(job.size for job in merged),
+            "shards": len(self.layout.shards),
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.layout.size,
+            "disk": self.layout.size,
+            "peak_memory": self.budget.peak,
+            "max_memory": self.budget.limit,
+            "threads": self.budget.threads,
+            "tier": self.tier,
+            "identity": self.identity,
+            "notes": list(self.notes),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole plan as JSON types."""
+        return {
+            **self.summary(),
+            "inputs": [asdict(entry) for entry in self.inputs],
+            "outputs": [{"file": shard.file_name, "size": shard.size} for shard in self.layout.shards],
+            "side_files": list(self.side_files),
+            "jobs": [job.to_json() for job in self.jobs],
+        }

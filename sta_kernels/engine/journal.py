@@ -1,0 +1,121 @@
+"""What an unfinished merge has written so far, one line of JSON per fact, appended as it becomes true.
+
+The journal is not synced: what it claims is checked, by digest, before it is believed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sta_kernels.errors import RunError
+
+JOURNAL_NAME = ".sta-kernels.journal"
+
+
+@dataclass
+class Records:
+    """A journal as read back.
+
+    Attributes:
+        identity: of the plan that it belongs to.
+        blocks: per shard, digests of finished blocks.
+        tiles: per job, finished ranges and what the method counted in them: (start, stop, counts).
+        differing: models that were seen to differ from the base.
+        publishing: the files began to take their final names.
+        length: bytes of the journal up to where it is whole.
+    """
+
+    identity: str
+    blocks: dict[int, dict[int, bytes]] = field(default_factory=dict)
+    tiles: dict[int, list[tuple[int, int, tuple[int, ...]]]] = field(default_factory=dict)
+    differing: set[int] = field(default_factory=set)
+    publishing: bool = False
+    length: int = 0
+
+    def _take(self, record: dict[str, Any]) -> None:
+        if "block" in record:
+            shard, index, digest = record["block"]
+            self.blocks.setdefault(shard, {})[index] = bytes.fromhex(digest)
+        elif "tile" in record:
+            job, start, stop, counts = record["tile"]
+            self.tiles.setdefault(job, []).append((start, stop, tuple(counts)))
+        elif "differs" in record:
+            self.differing.add(record["differs"])
+        elif "publishing" in record:
+            self.publishing = True
+
+
+def read_journal(path: Path) -> Records | None:
+    """Read as far as the lines are whole; None where there is no journal, or not even its first line."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
+    records: Records | None = None
+    for line in data.split(b"\n")[:-1]:  # what follows the last newline was cut off
+        try:
+            record = json.loads(line)
+            if records is None:
+                records = Records(record["identity"])
+            else:
+                records._take(record)
+        except (ValueError, KeyError, TypeError):
+            break
+        records.length += len(line) + 1
+    return records
+
+
+class Journal:
+    """Appends facts; every method is thread-safe, since each is one append of one line.
+
+    Args:
+        path: of the journal.
+        identity: of the plan, written where the journal is new.
+        keep: bytes of the journal that is there to go on from; 0 starts anew.
+    """
+
+    def __init__(self, path: Path, identity: str, *, keep: int = 0) -> None:
+        self._path = path
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o644)
+            os.ftruncate(self._fd, keep)
+        except OSError as error:
+            raise RunError(f"{path}: cannot be opened: {error.strerror or error}") from error
+        if not keep:
+            self._append({"identity": identity})
+
+    def block(self, shard: int, index: int, digest: bytes) -> None:
+        """A block of a shard is written and has this digest."""
+        self._append({"block": [shard, index, digest.hex()]})
+
+    def tile(self, job: int, start: int, stop: int, counts: tuple[int, ...]) -> None:
+        """A range of a job is written."""
+        self._append({"tile": [job, start, stop, counts]})
+
+    def differs(self, model: int) -> None:
+        """A model is not the base."""
+        self._append({"differs": model})
+
+    def publishing(self) -> None:
+        """All blocks are written; final names follow."""
+        self._append({"publishing": True})
+
+    def close(self, *, remove: bool) -> None:
+        """Close, and remove where the merge is finished."""
+        os.close(self._fd)
+        if remove:
+            self._path.unlink()
+
+    def _append(self, record: dict[str, Any]) -> None:
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        try:
+            if os.write(self._fd, line) != len(line):
+                raise RunError(f"{self._path}: the disk is full")
+        except OSError as error:
+            raise RunError(f"{self._path}: {error.strerror or error}") from error

@@ -1,0 +1,117 @@
+"""The record of a finished merge, written last: where it stands, the merge is whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from sta_kernels.engine.jobs import Job
+from sta_kernels.engine.output import MANIFEST_NAME
+from sta_kernels.errors import InputError
+from sta_kernels.methods.base import Method
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was merged, from what, to what.
+
+    Attributes:
+        version: of the package.
+        identity: of the plan: recipe, inputs and output layout.
+        method: name of the method.
+        tier: A: the same bits everywhere; B: by a fixed order of summation.
+        recipe: its text.
+        inputs: per checkpoint: path, whether it is an importance, and its files with size, mtime and digest.
+        files: per output file: size, digest, and for weights the digests of their 4 MiB blocks.
+        tensors: per merged segment: elements, and what the method counted (``kept`` per model, ``unrouted``).
+        copied: tensors taken from the template as they were.
+        notes: what the reader should know.
+        already_finished: this was found, not made; not written.
+        kept_bytes: taken over from a run that had been stopped; not written.
+    """
+
+    version: str
+    identity: str
+    method: str
+    tier: str
+    recipe: str
+    inputs: tuple[Mapping[str, Any], ...]
+    files: Mapping[str, Mapping[str, Any]]
+    tensors: tuple[Mapping[str, Any], ...]
+    copied: tuple[str, ...]
+    notes: tuple[str, ...]
+    already_finished: bool = field(default=False, compare=False)
+    kept_bytes: int = field(default=0, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        record = asdict(self)
+        del record["already_finished"], record["kept_bytes"]
+        return {"format": FORMAT, **record}
+
+    def to_bytes(self) -> bytes:
+        """The file's content."""
+        return (json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n").encode()
+
+    def summary(self) -> dict[str, Any]:
+        """Figures for the reader, as JSON types."""
+        elements = sum(tensor["elements"] for tensor in self.tensors)
+        counted = [tensor for tensor in self.tensors if "kept" in tensor]
+        kept = [sum(column) for column in zip(*(tensor["kept"] for tensor in counted), strict=True)]
+        return {
+            "method": self.method,
+            "tier": self.tier,
+            "tensors_merged": len(self.tensors),
+            "tensors_copied": len(self.copied),
+            "elements_merged": elements,
+            "kept": kept,
+            "unrouted": sum(tensor["unrouted"] for tensor in counted if "unrouted" in tensor),
+            "files": len(self.files),
+            "bytes_written": sum(record["size"] for record in self.files.values()),
+            "notes": list(self.notes),
+            "already_finished": self.already_finished,
+            "kept_bytes": self.kept_bytes,
+        }
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a folder; None where it has none.
+
+    Raises:
+        InputError: it cannot be understood.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        record = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
+        raise InputError(f"{path}: not a manifest that this version understands")
+    names = {entry.name for entry in fields(Manifest)} - {"already_finished", "kept_bytes"}
+    if record.keys() != names:
+        raise InputError(f"{path}: not a manifest; expected the keys {', '.join(sorted(names))}")
+    for name in ("inputs", "tensors", "copied", "notes"):
+        record[name] = tuple(record[name])
+    return Manifest(**record)
+
+
+def tensor_records(method: Method, counted: Iterable[tuple[Job, Iterable[int]]]) -> tuple[dict[str, Any], ...]:
+    """Per merged segment, what was counted: one list per counter of the models, one number for any other."""
+    records = []
+    for job, counts in counted:
+        n_models = len(job.of_role("model"))
+        record: dict[str, Any] = {"name": job.name, "elements": job.size}
+        for i, (name, count) in enumerate(zip(method.counters(n_models), counts, strict=True)):
+            if i < n_models:
+                record.setdefault(name, []).append(int(count))
+            else:
+                record[name] = int(count)
+        records.append(record)
+    return tuple(records)

@@ -1,0 +1,274 @@
+"""From a recipe and the headers of its checkpoints to a plan; no tensor is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from sta_kernels.checkpoint import TensorEntry, plan_shards
+from sta_kernels.engine.inputs import Inputs
+from sta_kernels.engine.jobs import Job, Operand, Plan
+from sta_kernels.engine.memory import Budget
+from sta_kernels.errors import InputError
+from sta_kernels.methods.base import Method, Settings
+from sta_kernels.methods.selection import (
+    COPIED_DTYPES,
+    MERGED_DTYPES,
+    Selection,
+    check_split,
+    segments,
+    select,
+    select_importances,
+)
+from sta_kernels.methods.statistics import Summary
+from sta_kernels.recipe import Recipe, relative_depths
+
+
+def make_plan(
+    recipe: Recipe,
+    inputs: Inputs,
+    *,
+    shard_bytes: int,
+    threads: int,
+    max_memory: int | str | None,
+    backend: str,
+) -> Plan:
+    """Decide what is done with every tensor.
+
+    Args:
+        recipe: checked.
+        inputs: its checkpoints.
+        shard_bytes: most tensor bytes per output file.
+        threads: workers wanted.
+        max_memory: limit, or None for the default.
+        backend: name of the kernels.
+
+    Raises:
+        InputError: names, shapes, dtypes or importances that do not match; too little memory.
+    """
+    planner = _Planner(recipe, inputs)
+    jobs = list(planner.jobs())
+    described = {job.tensor: (job.tensor, job.dtype, job.shape) for job in jobs if job.action != "compare"}
+    names = [name for name in inputs.entries(inputs.template) if name in described]
+    # The alias table is what safetensors' own load_model reads to tie the names again.
+    layout = plan_shards([described[name] for name in names], shard_bytes, {"format": "pt", **planner.aliases})
+    place = {tensor.name: (i, tensor) for i, shard in enumerate(layout.shards) for tensor in shard.tensors}
+    placed = []
+    for job in jobs:
+        if job.size == 0:
+            continue
+        if job.action != "compare":
+            shard, tensor = place[job.tensor]
+            job = replace(job, shard=shard, offset=tensor.offset + job.start * job.out_unit)
+        placed.append(job)
+    placed.sort(key=lambda job: (job.shard, job.offset))
+    method = recipe.method
+    needing = [job for job in placed if _unknown(job, method)]
+    budget = Budget.plan(max_memory, threads, backend, (job.memory(job.size) for job in needing))
+    for job in placed:
+        check_tile(job, budget)
+    extra = sum(_statistics_bytes(job, method) for job in needing if job.memory(job.size) > budget.arena)
+    sums = any(statistic.tier == "B" for job in placed for statistic, _ in job.statistics(method))
+    template = inputs.checkpoints[inputs.template]
+    return Plan(
+        method=recipe.method_name,
+        models=tuple(spec.name or spec.model for spec in recipe.models),
+        inputs=inputs.records,
+        jobs=tuple(placed),
+        layout=layout,
+        side_files=tuple(str(file) for file in template.side_files()),
+        budget=budget,
+        notes=(*recipe.notes, *planner.notes),
+        tier="B" if sums else "A",
+        bytes_read=sum(job.bytes_read for job in placed) + extra,
+    )
+
+
+def check_tile(job: Job, budget: Budget) -> None:
+    """Raise InputError where not even the smallest tile of a job fits a worker's buffers."""
+    if job.memory(min(job.size, TILE_STEP)) > budget.arena:
+        raise InputError(
+            f"max_memory: {budget.limit:,} bytes is too little for {job.name!r} with {budget.threads} workers"
+        )
+
+
+TILE_STEP = 4096
+"""Tiles start at multiples of this: the leaf of a tier-B sum."""
+
+
+def _unknown(job: Job, method: Method) -> bool:
+    return any(known is None for _, known in job.statistics(method))
+
+
+def _statistics_bytes(job: Job, method: Method) -> int:
+    """Bytes that the statistics of a segment read when it is streamed."""
+    total = 0
+    models, importances = job.of_role("model"), job.of_role("importance")
+    for statistic, known in job.statistics(method):
+        if known is None:
+            read = [importances[statistic.task]] if statistic.measure != "amp" else []
+            read += [models[statistic.task]] if statistic.measure != "lp" else []
+            total += statistic.passes * job.size * sum(map(job.unit, read))
+    return total
+
+
+class _Planner:
+    """Jobs of one recipe."""
+
+    def __init__(self, recipe: Recipe, inputs: Inputs) -> None:
+        self._recipe = recipe
+        self._inputs = inputs
+        self._template = inputs.entries(inputs.template)
+        self._depths = relative_depths(self._template)
+        self.aliases = dict(inputs.checkpoints[inputs.template].aliases)
+        self.notes: list[str] = []
+
+    def jobs(self) -> Iterator[Job]:
+        """One per segment that is merged, one per tensor that is copied, one per set of tensors that must agree."""
+        recipe, inputs = self._recipe, self._inputs
+        others = [index for index in (inputs.base, *inputs.models) if index is not None and index != inputs.template]
+        selection = select(
+            self._template,
+            {inputs.label(index): inputs.without_foreign_aliases(index, self._template) for index in others},
+            label=inputs.label(inputs.template),
+            exclude=recipe.exclude,
+            aliases=self.aliases,
+        )
+        settings = {name: recipe.settings(name, self._depths[name]) for name in selection.merged}
+        frozen = self._frozen(selection, settings)
+        merged = [name for name in selection.merged if name not in frozen]
+        check_split(recipe.split, merged)
+        for name in (*selection.excluded, *selection.copied, *frozen):
+            yield self._copy(name)
+        for name in selection.copied:
+            yield from self._agreeing(name)
+        for name in frozen:
+            yield self._untrained(selection, name)
+        for name in merged:
+            yield from self._merge(selection, name, settings[name])
+        yield from self._ties(selection)
+
+    def _frozen(self, selection: Selection, settings: Mapping[str, Settings]) -> tuple[str, ...]:
+        """Entries for which no file has an importance."""
+        inputs, method = self._inputs, self._recipe.method
+        wanted = [index for index in inputs.importances if index is not None]
+        needing = tuple(name for name in selection.merged if method.roles(settings[name]).importance)
+        if not wanted or not needing:
+            return ()
+        tables = {inputs.label(index): inputs.without_foreign_aliases(index, self._template) for index in wanted}
+        narrowed = replace(selection, merged=needing)
+        return select_importances(narrowed, self._template, tables, exclude=self._recipe.exclude)
+
+    def _copy(self, name: str) -> Job:
+        """The template's own tensor: its bytes, or its values in the recipe's dtype."""
+        entry = self._template[name]
+        dtype = self._out_dtype(entry)
+        action = "copy" if dtype == entry.dtype else "convert"
+        stop = entry.nbytes if action == "copy" else entry.size
+        operand = self._operand("base", self._inputs.template, name)
+        return Job(name, name, entry.shape, action, 0, stop, dtype, (operand,))
+
+    def _agreeing(self, name: str) -> Iterator[Job]:
+        """Integers and bools of the models are held against those that are kept; a difference is worth a warning."""
+        inputs = self._inputs
+        kept = self._template[name]
+        if kept.dtype not in COPIED_DTYPES:
+            return
+        said = f"{{}}: {name!r} differs from {inputs.label(inputs.template)}, whose value is kept"
+        rivals = []
+        for index in dict.fromkeys(inputs.models):
+            entry = inputs.entries(index).get(name)
+            if entry is None or index == inputs.template:
+                continue
+            if (entry.dtype, entry.shape) == (kept.dtype, kept.shape):
+                rivals.append(self._operand("model", index, name))
+            else:
+                self.notes.append(said.format(inputs.label(index)))
+        if rivals:
+            yield self._comparison(name, kept, (self._operand("base", inputs.template, name), *rivals), said, False)
+
+    def _untrained(self, selection: Selection, name: str) -> Job:
+        """An entry without importance must be the same in every model."""
+        inputs = self._inputs
+        read = dict.fromkeys(index for index in (inputs.base, *inputs.models) if index is not None)
+        operands = tuple(self._stored("model", index, selection, name) for index in read)
+        said = (
+            f"no importance for {name!r}, which {{}} has trained; compute its importance, or exclude it to copy it "
+            f"from {inputs.label(inputs.template)}"
+        )
+        return self._comparison(name, self._template[name], operands, said, True)
+
+    def _ties(self, selection: Selection) -> Iterator[Job]:
+        """A model that holds two values where the template ties them must hold them equal: one of them is lost."""
+        inputs = self._inputs
+        label = inputs.label(inputs.template)
+        for alias, first in selection.aliases.items():
+            for index in dict.fromkeys((inputs.base, *inputs.models)):
+                if index is None or first not in selection.merged:
+                    continue
+                entries = inputs.checkpoints[index].entries
+                if alias in entries and first in entries:
+                    pair = (self._operand("model", index, first), self._operand("model", index, alias))
+                    said = f"{{}}: {alias!r} and {first!r} differ, but {label} ties them"
+                    yield self._comparison(alias, self._template[first], pair, said, True)
+
+    def _comparison(
+        self, name: str, entry: TensorEntry, operands: tuple[Operand, ...], differing: str, refuse: bool
+    ) -> Job:
+        return Job(
+            name, name, entry.shape, "compare", 0, entry.size, entry.dtype, operands, differing=differing, refuse=refuse
+        )
+
+    def _merge(self, selection: Selection, name: str, settings: Settings) -> Iterator[Job]:
+        """The segments of a merged tensor."""
+        inputs = self._inputs
+        entry = self._template[name]
+        roles = self._recipe.method.roles(settings)
+        operands: list[Operand] = []
+        if roles.base and inputs.base is not None:
+            operands.append(self._stored("base", inputs.base, selection, name))
+        if roles.target and inputs.target is not None:
+            operands.append(self._stored("target", inputs.target, selection, name))
+        operands += [self._stored("model", index, selection, name) for index in inputs.models]
+        summaries: list[Summary | None] = []
+        if roles.importance:
+            for index in inputs.importances:
+                assert index is not None  # the recipe has refused settings that need one
+                operand = self._stored("importance", index, selection, name)
+                self._check_measure(index, settings)
+                operands.append(operand)
+                summaries.append(inputs.summary(index, operand.name))
+        for segment in segments(name, entry.shape, self._recipe.split):
+            yield Job(
+                segment.name,
+                name,
+                entry.shape,
+                "merge",
+                segment.start,
+                segment.stop,
+                self._out_dtype(entry),
+                tuple(operands),
+                settings=settings,
+                summaries=tuple(summaries) if segment.rows is None else (),
+            )
+
+    def _check_measure(self, index: int, settings: Settings) -> None:
+        """``lp_amp`` multiplies a stored lp importance by θ²: not one that holds θ² already."""
+        metadata = self._inputs.metadata(index)
+        if settings.shared.get("measure") == "lp_amp" and metadata is not None and metadata.measure != "lp":
+            raise InputError(
+                f"{self._inputs.label(index)}: holds {metadata.measure}, and measure: lp_amp multiplies an lp "
+                "importance by θ²; say measure: lp to take the file as it is"
+            )
+
+    def _out_dtype(self, entry: TensorEntry) -> str:
+        wanted = self._recipe.dtype
+        return wanted if wanted is not None and entry.dtype in MERGED_DTYPES else entry.dtype
+
+    def _operand(self, role: str, index: int, name: str) -> Operand:
+        return Operand(role, index, name, self._inputs.entries(index)[name].dtype)
+
+    def _stored(self, role: str, index: int, selection: Selection, name: str) -> Operand:
+        stored = selection.stored_name(self._inputs.entries(index), name)
+        assert stored is not None  # select has refused models that lack it
+        return self._operand(role, index, stored)

@@ -1,0 +1,163 @@
+"""One job on its way: its tiles, pass after pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from sta_kernels.engine.jobs import Job
+from sta_kernels.engine.memory import PAGE, TILE_SET, Arena
+from sta_kernels.engine.planning import TILE_STEP
+from sta_kernels.methods.base import Method
+from sta_kernels.methods.statistics import Accumulator, Statistic
+
+Range = tuple[int, int]
+Perform = Callable[["JobRun", int, int, Arena], int]
+
+
+class JobRun:
+    """The state of one job, as an activity of the scheduler.
+
+    A segment that needs statistics and fits a worker's memory is one task, which reads it once. Any other goes through
+    as tiles: first in as many passes as its statistics ask for, then in the pass that writes.
+
+    Args:
+        index: of the job in the plan.
+        job: to be done.
+        method: of the plan.
+        arena_bytes: of each worker.
+        done: ranges that an earlier run has written, and what was counted there.
+        reduce: takes one tile into the accumulators; returns the bytes it read.
+        finish: writes one tile.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        job: Job,
+        method: Method,
+        arena_bytes: int,
+        done: Iterable[tuple[int, int, tuple[int, ...]]],
+        reduce: Perform,
+        finish: Perform,
+    ) -> None:
+        self.index = index
+        self.job = job
+        self.counts = np.zeros(len(method.counters(len(job.of_role("model")))), np.int64)
+        self.statistics: list[Statistic] = []
+        self.results: list[Any] = []
+        self.pending: dict[int, Accumulator] = {}
+        self._reduce = reduce
+        self._finish = finish
+        self._step = tile_units(job, min(arena_bytes, TILE_SET))
+        for statistic, known in job.statistics(method):
+            self.statistics.append(statistic)
+            self.results.append(known)
+        unknown = [i for i, result in enumerate(self.results) if result is None]
+        self.whole = bool(unknown) and job.memory(job.size) <= arena_bytes
+        self._remaining = self._what_remains(list(done))
+        self.finished = not self._remaining
+        if self.whole or self.finished:
+            self._step = max(job.size, 1)
+        else:
+            self.pending = {i: self.statistics[i].accumulator(job.size) for i in unknown}
+        self._tiles = self._tiles_of_pass()
+        self._next = next(self._tiles, None)
+        self._out = 0
+
+    def _what_remains(self, done: Sequence[tuple[int, int, tuple[int, ...]]]) -> list[Range]:
+        """Ranges still to be written; a segment that is read whole is also written whole."""
+        remaining, kept = subtract((0, self.job.size), done)
+        if remaining and self.whole:
+            return [(0, self.job.size)]
+        for counts in kept:
+            self.counts += np.asarray(counts, np.int64)
+        return remaining
+
+    def _tiles_of_pass(self) -> Iterator[Range]:
+        ranges = [(0, self.job.size)] if self.pending else self._remaining
+        for start, stop in ranges:
+            for first in range(start, stop, self._step):
+                yield first, min(first + self._step, stop)
+
+    def take(self) -> Range | None:
+        """The next tile of the pass."""
+        tile = self._next
+        if tile is not None:
+            self._next = next(self._tiles, None)
+            self._out += 1
+        return tile
+
+    def perform(self, task: Range, arena: Arena) -> int:
+        """Do a tile; the pass changes only when none is out."""
+        return (self._reduce if self.pending else self._finish)(self, *task, arena)
+
+    def settle(self, task: Range) -> bool:
+        """Go on to the next pass when the last tile of one is back."""
+        self._out -= 1
+        if self._next is not None or self._out:
+            return False
+        if not self.pending:
+            self.finished = True
+            return True
+        for i, accumulator in list(self.pending.items()):
+            if accumulator.end_of_pass():
+                self.results[i] = accumulator.result
+                del self.pending[i]
+        self._tiles = self._tiles_of_pass()
+        self._next = next(self._tiles, None)
+        return False
+
+
+def tile_units(job: Job, limit: int) -> int:
+    """Units of a tile that stays within ``limit`` bytes, a multiple of 4,096 and at least that."""
+    pieces = [job.unit(operand) for operand in job.distinct()]
+    pieces += [job.out_unit] if job.out_unit else []
+    return max((limit - PAGE * len(pieces)) // sum(pieces) // TILE_STEP, 1) * TILE_STEP
+
+
+def subtract(
+    whole: Range, done: Iterable[tuple[int, int, tuple[int, ...]]]
+) -> tuple[list[Range], list[tuple[int, ...]]]:
+    """What is left of a range, and the counts of the parts taken away; a part that overlaps another is ignored."""
+    position, end = whole
+    remaining, kept = [], []
+    for start, stop, counts in sorted(done):
+        if start < position or stop > end:
+            continue
+        if start > position:
+            remaining.append((position, start))
+        kept.append(counts)
+        position = stop
+    if position < end:
+        remaining.append((position, end))
+    return remaining, kept
+
+
+class Checks:
+    """Independent tasks without order, as an activity.
+
+    Args:
+        tasks: at least one.
+        perform: does one, and returns the bytes it read.
+    """
+
+    def __init__(self, tasks: Sequence[Any], perform: Callable[[Any], int]) -> None:
+        self._tasks = iter(tasks)
+        self._left = len(tasks)
+        self._perform = perform
+
+    def take(self) -> Any | None:
+        """The next one."""
+        return next(self._tasks, None)
+
+    def perform(self, task: Any, arena: Arena) -> int:
+        """Do it."""
+        return self._perform(task)
+
+    def settle(self, task: Any) -> bool:
+        """Whether that was the last."""
+        self._left -= 1
+        return self._left == 0
