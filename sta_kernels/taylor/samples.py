@@ -46,7 +46,7 @@ def importance(
         device: of the accumulators; None keeps each beside its parameter.
 
     Returns:
-        A mapping of names to tensors, with ``measure``, ``samples``, ``statistics``, ``state_dict()`` and ``save(path)``.
+        A mapping of names to tensors, which also has ``samples``, ``statistics``, ``state_dict()`` and ``save(path)``.
 
     Raises:
         InputError: no samples or loss_fn where gradients are needed; a sample that cannot be cut, with its number and
