@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from sta_kernels.checkpoint.names import state_dict_of, wrapping_prefix
 from sta_kernels.errors import InputError
 
-_PREFIX = "module."
 _CODES = {
     torch.float32: "F32",
     torch.bfloat16: "BF16",
@@ -42,23 +42,20 @@ class StateDict:
     Attributes:
         label: what errors call it.
         tensors: in the caller's order, without the prefix.
-        prefix: ``module.``, which DataParallel puts before every name, or nothing.
+        prefix: ``module.`` and the like, which wrapper modules put before every name, or nothing.
     """
 
     def __init__(self, label: str, given: Any) -> None:
-        """Unwrap ``{"state_dict": …}`` and ``module.``, and check what is inside.
+        """Unwrap as files are unwrapped (:mod:`sta_kernels.checkpoint.names`), and check what is inside.
 
         Raises:
             InputError: not a mapping of names to dense tensors in this computer's memory.
         """
-        if isinstance(given, Mapping) and isinstance(given.get("state_dict"), Mapping):
-            given = given["state_dict"]
-        if not isinstance(given, Mapping):
-            raise InputError(f"{label}: expected a state dict (a mapping of names to tensors), got {_kind(given)}")
+        given = state_dict_of(given, _is_tensor, label)
         for name, tensor in given.items():
             _check(label, name, tensor)
         self.label = label
-        self.prefix = _PREFIX if given and all(name.startswith(_PREFIX) for name in given) else ""
+        self.prefix = wrapping_prefix(given)
         self.tensors: dict[str, torch.Tensor] = {
             name[len(self.prefix) :]: tensor.detach().resolve_neg() for name, tensor in given.items()
         }
@@ -99,9 +96,9 @@ def position(shape: tuple[int, ...], flat_index: int) -> list[int]:
     return index[::-1]
 
 
-def _check(label: str, name: Any, tensor: Any) -> None:
-    if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-        raise InputError(f"{label}: expected tensors by name, but {name!r} is {_kind(tensor)}")
+def _check(label: str, name: str, tensor: Any) -> None:
+    if not _is_tensor(tensor):
+        raise InputError(f"{label}: expected tensors by name, but {name!r} is a {type(tensor).__name__}")
     if tensor.device.type != "cpu":
         raise InputError(
             f"{label}: {name!r} is on {tensor.device}, and there is no GPU backend in this version; move it with .cpu()"
@@ -110,5 +107,5 @@ def _check(label: str, name: Any, tensor: Any) -> None:
         raise InputError(f"{label}: {name!r} has layout {tensor.layout}; convert it with .to_dense()")
 
 
-def _kind(value: Any) -> str:
-    return f"a {type(value).__name__}"
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)

@@ -6,7 +6,7 @@ from sta_kernels.checkpoint.digest import BLOCK, TensorDigest, block_digest, com
 from sta_kernels.checkpoint.entry import TensorEntry
 from sta_kernels.checkpoint.importance import ImportanceMetadata
 from sta_kernels.checkpoint.layout import Layout, Placement, Shard, plan_shards
-from sta_kernels.checkpoint.names import plain_names, unwrap
+from sta_kernels.checkpoint.names import plain_names, state_dict_of, wrapping_prefix
 from sta_kernels.checkpoint.reader import Checkpoint, open_checkpoint
 from sta_kernels.checkpoint.writer import ShardWriter, atomic_write
 
@@ -28,5 +28,6 @@ __all__ = [
     "open_checkpoint",
     "plain_names",
     "plan_shards",
-    "unwrap",
+    "state_dict_of",
+    "wrapping_prefix",
 ]

@@ -21,61 +21,56 @@ WRAPPER_PREFIXES = ("module.", "_orig_mod.", "state_dict.")
 _MAX_NESTING = 4  # a pickle can hold a dictionary that holds itself
 
 
-def plain_names(names: Iterable[str]) -> dict[str, str]:
-    """Map each name to the one without wrapping prefixes; a prefix goes only where all names share it.
+def wrapping_prefix(names: Iterable[str]) -> str:
+    """Longest chain of :data:`WRAPPER_PREFIXES` that all names share; no name is used up by it.
 
     Args:
         names: all tensor names of one model.
-
-    Returns:
-        Stored name to plain name, in the order given.
     """
-    stored = list(names)
-    plain = stored
-    while plain:
-        prefix = next((p for p in WRAPPER_PREFIXES if all(n.startswith(p) and n != p for n in plain)), None)
-        if prefix is None:
+    rest = list(names)
+    prefix = ""
+    while rest:
+        shared = next((p for p in WRAPPER_PREFIXES if all(n.startswith(p) and n != p for n in rest)), None)
+        if shared is None:
             break
-        plain = [name[len(prefix) :] for name in plain]
-    return dict(zip(stored, plain, strict=True))
+        prefix += shared
+        rest = [name[len(shared) :] for name in rest]
+    return prefix
 
 
-def unwrap(
-    state: Mapping[str, Any], is_tensor: Callable[[Any], bool], source: str = "state dict"
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Find the state dict inside a checkpoint object and remove wrapping prefixes.
-
-    Args:
-        state: what was saved: a state dict, or a mapping that holds one under one of :data:`WRAPPER_KEYS`.
-        is_tensor: recognises a tensor (kept a parameter so that this module imports no framework).
-        source: names the object in errors.
-
-    Returns:
-        Plain name to tensor, and stored name to whatever else stood beside the tensors (``_extra_state`` and the like).
-
-    Raises:
-        InputError: no tensor, two candidates for the state dict, or a name that is not a string.
-    """
-    inner = state_dict_of(state, is_tensor, source)
-    plain = plain_names(name for name, value in inner.items() if is_tensor(value))
-    tensors = {plain[name]: value for name, value in inner.items() if name in plain}
-    others = {name: value for name, value in inner.items() if name not in plain}
-    return tensors, others
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Stored name to the one without the prefix that all share, in the order given."""
+    stored = list(names)
+    start = len(wrapping_prefix(stored))
+    return {name: name[start:] for name in stored}
 
 
 def state_dict_of(state: Any, is_tensor: Callable[[Any], bool], source: str = "state dict") -> Mapping[str, Any]:
-    """The innermost mapping that holds the tensors, its names as stored; arguments and errors as :func:`unwrap`."""
+    """Find the state dict inside what was saved or given.
+
+    Args:
+        state: a state dict, or a mapping that holds one under one of :data:`WRAPPER_KEYS`.
+        is_tensor: recognises a tensor (a parameter, so that this module imports no framework).
+        source: names the object in errors.
+
+    Returns:
+        The innermost mapping that holds the tensors, names as stored; other things may stand beside them.
+
+    Raises:
+        InputError: no mapping, no tensor in it, several candidates for the state dict, or a name that is not a string.
+    """
     inner = _innermost(state, is_tensor, source)
-    for name in inner:
+    for name, value in inner.items():
         if not isinstance(name, str):
-            raise InputError(f"{source}: the key {name!r} is not a string")
+            raise InputError(f"{source}: expected tensors by name, but {name!a} is a {type(value).__name__}")
     return inner
 
 
 def _innermost(state: Any, is_tensor: Callable[[Any], bool], source: str) -> Mapping[str, Any]:
     """Descend through wrapper keys; tensors beside one (a random generator's state) do not make a state dict."""
     if not isinstance(state, Mapping):
-        raise InputError(f"{source}: a mapping of names to tensors is expected, not {type(state).__name__}")
+        kind = type(state).__name__
+        raise InputError(f"{source}: expected a state dict (a mapping of names to tensors), got a {kind}")
     for _ in range(_MAX_NESTING):
         wrapped = [key for key in WRAPPER_KEYS if _holds_tensors(state.get(key), is_tensor)]
         if len(wrapped) > 1:

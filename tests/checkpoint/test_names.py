@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sta_kernels.checkpoint.names import WRAPPER_PREFIXES, plain_names, unwrap
+from sta_kernels.checkpoint.names import WRAPPER_PREFIXES, plain_names, state_dict_of, wrapping_prefix
 from sta_kernels.errors import InputError
 
 
@@ -53,35 +53,29 @@ def test_plain_names_stay_distinct(names):
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "module"])
-def test_unwrap_finds_the_state_dict(key):
-    assert unwrap({"epoch": 3, key: STATE, "optimizer": {"state": {}}}, is_leaf) == (STATE, {})
+def test_state_dict_under_a_key(key):
+    assert state_dict_of({"epoch": 3, key: STATE, "optimizer": {"state": {}}}, is_leaf) is STATE
 
 
 @pytest.mark.parametrize(
-    ("state", "tensors", "others"),
+    ("state", "found"),
     [
-        (STATE, STATE, {}),
-        ({}, {}, {}),
-        ({"module.a": A, "module.b": B}, STATE, {}),
-        ({"module.a": A, "module.b": B, "module._extra_state": None}, STATE, {"module._extra_state": None}),
-        ({"state_dict": {"model": STATE}}, STATE, {}),
-        ({"model": {"width": 8}, "state_dict": STATE}, STATE, {}),  # a configuration is no state dict
-        (
-            {"rng_state": A, "state_dict": {"b": B}},
-            {"b": B},
-            {},
-        ),  # a tensor beside the state dict is not the state dict
-        ({"state_dict": {"module.a": A}, "model_ema": STATE}, {"a": A}, {}),
+        (STATE, STATE),
+        ({}, {}),
+        ({"module.a": A, "_extra_state": None}, {"module.a": A, "_extra_state": None}),
+        ({"state_dict": {"model": STATE}}, STATE),
+        ({"model": {"width": 8}, "state_dict": STATE}, STATE),  # a configuration is no state dict
+        ({"rng_state": A, "state_dict": STATE}, STATE),  # nor is a tensor beside one
+        ({"state_dict": STATE, "model_ema": {"a": B}}, STATE),
     ],
 )
-def test_unwrap(state, tensors, others):
-    assert unwrap(state, is_leaf) == (tensors, others)
+def test_state_dict_of(state, found):
+    assert state_dict_of(state, is_leaf) == found
 
 
-def test_unwrap_keeps_its_argument():
-    state = {"state_dict": {"module.a": A}}
-    unwrap(state, is_leaf)
-    assert state == {"state_dict": {"module.a": A}}
+def test_prefix():
+    assert wrapping_prefix(["module._orig_mod.a", "module._orig_mod.b"]) == "module._orig_mod."
+    assert wrapping_prefix([]) == wrapping_prefix(["a", "module.b"]) == ""
 
 
 def self_containing() -> dict:
@@ -93,13 +87,13 @@ def self_containing() -> dict:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ([A], "not list"),
+        ([A], "got a list"),
         ({"model": STATE, "state_dict": STATE}, "could be any of state_dict, model"),
         ({"epoch": 3, "\x1b[2J": 1}, r"its keys are 'epoch', '\\x1b\[2J'"),
-        ({0: A}, "the key 0 is not a string"),
+        ({0: A}, "expected tensors by name, but 0 is a Leaf"),
         (self_containing(), "nested deeper"),
     ],
 )
-def test_unwrap_refuses(state, message):
+def test_refusals(state, message):
     with pytest.raises(InputError, match=f"x.pt.*{message}"):
-        unwrap(state, is_leaf, "x.pt")
+        state_dict_of(state, is_leaf, "x.pt")

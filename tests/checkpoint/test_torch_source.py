@@ -183,8 +183,8 @@ def test_whole_module_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ([CUBE], "not list"),
-        (CUBE, "not Tensor"),
+        ([CUBE], "got a list"),
+        (CUBE, "got a Tensor"),
         ({"epoch": 3}, "holds no tensors"),
         ({"a\x1b[2J": CUBE}, r"'a\\x1b\[2J' holds unprintable"),
         ({"../a": CUBE}, "path separator"),
