@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import Any
 
 from sta_kernels._version import __version__
+from sta_kernels.cli.render import table
 
 _LIBRARIES = ("numpy", "torch", "triton", "safetensors", "PyYAML", "xxhash", "tqdm")
 _NO_CORE = (
@@ -90,8 +91,7 @@ def render(facts: dict[str, Any]) -> str:
         ("python", f"{facts['python']} on {facts['platform']}"),
         *((name.lower(), version or "not installed") for name, version in facts["libraries"].items()),
     ]
-    width = max(len(label) for label, _ in lines)
-    return "\n".join(f"{label:<{width}}  {value}" for label, value in lines)
+    return table(lines)
 
 
 def _isas(names: list[str]) -> str:

@@ -1,0 +1,100 @@
+"""``sta-kernels merge``: a recipe, from disk to disk."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+_EPILOG = """\
+example:
+  sta-kernels merge recipe.yaml merged/ --max-memory 512MB
+
+  with recipe.yaml (paths relative to the working directory):
+    merge_method: sta
+    base_model: vit/
+    models:
+      - model: vit-mnist/
+        parameters: {importance: vit-mnist/importance.safetensors}
+      - model: vit-svhn/
+        parameters: {importance: vit-svhn/importance.safetensors}
+    parameters: {p: 0.7}
+
+A merge that was stopped is continued by the same command, to the same bits.
+exit codes: 0 done, 1 the machine failed, 2 a mistake in recipe, files or arguments, 130 and 143 stopped by a signal
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of the command."""
+    result = argparse.ArgumentParser(
+        prog="sta-kernels merge",
+        description="Merge checkpoints from disk to disk in bounded memory, as a recipe says.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("recipe", metavar="RECIPE.yaml", help="what to merge and how: mergekit's YAML, with STA's keys")
+    result.add_argument("out", metavar="OUT", help="folder for the result")
+    result.add_argument("--device", default="auto", help="auto or cpu; this version has no GPU backend (default: auto)")
+    result.add_argument("--threads", type=_positive, metavar="N", help="worker threads (default: one per processor)")
+    result.add_argument(
+        "--max-memory", metavar="SIZE", help="bound of the process, such as 512MB (default: 2 GiB or a quarter of RAM)"
+    )
+    result.add_argument("--out-shard-size", metavar="SIZE", default="5GB", help="largest output file (default: 5GB)")
+    result.add_argument("--overwrite", action="store_true", help="replace what OUT holds")
+    result.add_argument(
+        "--allow-nonfinite", action="store_true", help="merge NaN and infinity instead of refusing them"
+    )
+    result.add_argument("--dry-run", action="store_true", help="print the plan, touch nothing")
+    result.add_argument("--json", action="store_true", help="with --dry-run: the whole plan as JSON")
+    result.add_argument("--quiet", action="store_true", help="no progress and no summary")
+    return result
+
+
+def run(argv: Sequence[str]) -> int:
+    """Merge, or print the plan."""
+    command = parser()
+    arguments = command.parse_args(argv)
+    if arguments.json and not arguments.dry_run:
+        command.error("--json goes with --dry-run")
+    from sta_kernels.cli import render
+    from sta_kernels.cli.progress import Progress
+    from sta_kernels.engine import Plan, merge_checkpoints
+    from sta_kernels.recipe import Recipe
+
+    started = time.monotonic()
+    recipe = Recipe.load(arguments.recipe)
+    if not arguments.dry_run and not arguments.quiet:
+        for note in recipe.notes:
+            print(f"sta-kernels: note: {note}", file=sys.stderr)
+    with Progress(arguments.quiet) as progress:
+        result = merge_checkpoints(
+            recipe,
+            arguments.out,
+            device=arguments.device,
+            threads=arguments.threads,
+            max_memory=arguments.max_memory,
+            out_shard_size=arguments.out_shard_size,
+            overwrite=arguments.overwrite,
+            allow_nonfinite=arguments.allow_nonfinite,
+            dry_run=arguments.dry_run,
+            progress=progress,
+        )
+    if isinstance(result, Plan):
+        print(json.dumps(result.to_json()) if arguments.json else render.plan(result.summary(), arguments.out))
+    elif not arguments.quiet:
+        names = [spec.name for spec in recipe.models]
+        print(render.result(result.summary(), names, arguments.out, time.monotonic() - started))
+    return 0
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return value
