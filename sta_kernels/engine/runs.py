@@ -45,7 +45,8 @@ class JobRun:
     ) -> None:
         self.index = index
         self.job = job
-        self.counts = np.zeros(len(method.counters(len(job.of_role("model")))), np.int64)
+        counters = method.counters(len(job.of_role("model"))) if job.action == "merge" else ()
+        self.counts = np.zeros(len(counters), np.int64)
         self.statistics: list[Statistic] = []
         self.results: list[Any] = []
         self.pending: dict[int, Accumulator] = {}
