@@ -259,7 +259,7 @@ def no_overlap(out: Tensor, named: Sequence[tuple[str, Tensor]], *, in_place: bo
         ValueError: ``out`` has elements that share memory, or shares memory with an operand in another way.
     """
     if not out.is_contiguous() and _overlaps_itself(out):
-        raise ValueError("out: its own elements share memory (an expanded view?); pass a clone")
+        raise ValueError(f"{name}: its own elements share memory (an expanded view?); pass a clone")
     first, last = _extent(out)
     for operand_name, operand in named:
         start, stop = _extent(operand)

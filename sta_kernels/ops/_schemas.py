@@ -50,7 +50,7 @@ def _like(tensor: Tensor) -> Tensor:
 
 
 _STA_MERGE = (
-    "Tensor base, Tensor[] finetuned, Tensor[] importances, Tensor? normaliser, float p, int? keep, str measure, "
+    "Tensor base, Tensor[] finetuned, Tensor[] importances, Tensor? normaliser, float p, SymInt? keep, str measure, "
     "str ties, float[] weight, float lambda_"
 )
 

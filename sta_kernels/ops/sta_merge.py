@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -76,6 +77,7 @@ def sta_merge(
     finetuned = check.tensors("finetuned", finetuned)
     importances = [] if importances is None else check.tensors("importances", importances)
     weight = check.per_model(weight, len(finetuned))
+    p = _least_of_same_rank(p, len(finetuned))
     if out is None and kept is None:
         return _sta_merge(base, finetuned, importances, normaliser, p, keep, measure, ties, weight, lambda_)
     if out is None:
@@ -84,6 +86,36 @@ def sta_merge(
         kept = base.new_empty(0, dtype=torch.int64)
     _sta_merge_out(base, finetuned, importances, normaliser, p, keep, measure, ties, weight, lambda_, out, kept)
     return out
+
+
+def _least_of_same_rank(p: float, n_models: int) -> float:
+    """While compiling, the least p that selects the same; else p itself.
+
+    The compiler makes a constant of every float that it hands to an op, and so would compile again for each p until
+    it reaches its limit. Compared and then replaced, p costs a compilation for each of its N outcomes only.
+    """
+    if not torch.compiler.is_compiling() or not 0.0 <= p <= 1.0:
+        return p
+    least = 0.0
+    for step in _rank_steps(n_models):
+        if p >= step:
+            least = step
+    return least
+
+
+@torch.compiler.assume_constant_result
+def _rank_steps(n_models: int) -> list[float]:
+    """The least p in [0, 1] of each rank 1 to N."""
+    steps = []
+    for rank in range(1, n_models + 1):
+        step = (rank - 1) / max(n_models - 1, 1)
+        # The quotient is rounded, and p is read as a decimal: the step is this float or a neighbour.
+        while step > 0.0 and rank_of_quantile(below := math.nextafter(step, 0.0), n_models) >= rank:
+            step = below
+        while rank_of_quantile(step, n_models) < rank:
+            step = math.nextafter(step, 1.0)
+        steps.append(step)
+    return steps
 
 
 def _cpu(
