@@ -12,6 +12,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,23 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     name, rest = _parse(arguments)
-    try:
-        with _signals(), _warnings():
+    with _signals() as received, _warnings():
+        try:
             code = _command(name).run(rest)
             sys.stdout.flush()
             return code
-    except InputError as error:
-        return _fail(str(error), 2)
-    except (RunError, OSError, MemoryError) as error:
-        if isinstance(error, BrokenPipeError):
-            # The reader of our output left (`| head`); what is still buffered has nowhere to go.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
-        return _fail(str(error) or type(error).__name__, 1)
-    except Terminated:
-        return _fail("terminated", 128 + signal.SIGTERM)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 128 + signal.SIGINT)
+        except Exception as error:
+            # A signal during the import of a C extension ends as ImportError: what counts is the signal.
+            return _stopped(received[0]) if received else _failed(error)
+        except (Terminated, KeyboardInterrupt) as error:
+            return _stopped(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
 
 
 class Terminated(BaseException):
@@ -93,25 +87,49 @@ def _command(name: str) -> Any:
     return importlib.import_module(f"sta_kernels.cli.{name}")
 
 
-def _fail(message: str, code: int) -> int:
+def _failed(error: Exception) -> int:
+    """Print what a person can act on; raise again what is a defect of ours."""
+    if isinstance(error, InputError):
+        return _say(str(error), 2)
+    if isinstance(error, BrokenPipeError):
+        # The reader of our output left (`| head`); what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if isinstance(error, RunError | OSError | MemoryError):
+        return _say(str(error) or type(error).__name__, 1)
+    raise error
+
+
+def _stopped(number: int) -> int:
+    return _say("interrupted" if number == signal.SIGINT else "terminated", 128 + number)
+
+
+def _say(message: str, code: int) -> int:
     print(f"sta-kernels: {message}", file=sys.stderr)
     return code
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
-    def terminate(number: int, frame: Any) -> None:
-        raise Terminated
+def _signals() -> Iterator[list[int]]:
+    """Turn SIGTERM into an exception, as Python does SIGINT; yields the list of those that came."""
+    received: list[int] = []
 
+    def stop(number: int, frame: Any) -> None:
+        received.append(number)
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # elsewhere, signals are somebody else's
+        before = {
+            number: signal.signal(number, stop)
+            for number in (signal.SIGINT, signal.SIGTERM)
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)  # nohup's stay ignored
+        }
     try:
-        before = signal.signal(signal.SIGTERM, terminate)
-    except ValueError:  # not the main thread: signals are somebody else's
-        yield
-        return
-    try:
-        yield
+        yield received
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Recipes: mergekit's YAML, with STA's keys, as data that the engine can plan from."""
 
 from sta_kernels.recipe.depth import relative_depths
-from sta_kernels.recipe.locate import hub_cache
 from sta_kernels.recipe.recipe import ModelSpec, Recipe
 
-__all__ = ["ModelSpec", "Recipe", "hub_cache", "relative_depths"]
+__all__ = ["ModelSpec", "Recipe", "relative_depths"]

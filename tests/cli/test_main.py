@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -123,10 +124,46 @@ def test_warnings_are_one_line_without_source(monkeypatch: pytest.MonkeyPatch, c
     assert warnings.showwarning is before
 
 
-def test_the_callers_signal_handler_is_put_back():
-    before = signal.getsignal(signal.SIGTERM)
+def test_the_callers_signal_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     cli.main(["info"])
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_an_import_turned_into_another_error_still_counts(
+    number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def swallow(argv: list[str]) -> int:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        except BaseException as error:
+            raise ImportError("a C extension failed") from error
+        return 0
+
+    monkeypatch.setattr(info, "run", swallow)
+    assert cli.main(["info"]) == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_ignored_signals_stay_ignored(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    monkeypatch.setattr(info, "run", lambda argv: seen.append(signal.getsignal(signal.SIGTERM)) or 0)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        cli.main(["info"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIG_IGN]
+
+
+def test_other_threads_may_run_commands(capsys: pytest.CaptureFixture[str]):
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(cli.main(["info"])))
+    thread.start()
+    thread.join()
+    assert codes == [0]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a named pipe to hold the command at a known place")
