@@ -16,7 +16,6 @@ from sta_kernels.errors import RunError
 
 if TYPE_CHECKING:
     import onnx
-    from torch import Tensor
 
 EMBEDDINGS = {
     "embeddings.cls_token": "cls_token",
@@ -83,19 +82,19 @@ def position_table(graph: onnx.GraphProto, arrays: dict[str, np.ndarray[Any, Any
     return of_class, of_patches
 
 
-def resample_positions(of_class: Any, of_patches: Any, side: int) -> Tensor:
+def resample_positions(of_class: Any, of_patches: Any, side: int) -> np.ndarray[Any, Any]:
     """Positions for ``side`` × ``side`` patches: bicubic and not antialiased, as the exported graph resizes them.
 
     Returns:
         [1, 1 + side², width], float32.
     """
     import torch
-    from torch.nn import functional as F
+    from torch.nn.functional import interpolate
 
     old = round(of_patches.shape[1] ** 0.5)
     grid = torch.from_numpy(of_patches.copy()).reshape(1, old, old, -1).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
-    return torch.cat((torch.from_numpy(of_class.copy()), grid.flatten(2).transpose(1, 2)), dim=1)
+    grid = interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+    return np.concatenate((of_class, grid.flatten(2).transpose(1, 2).numpy()), axis=1)
 
 
 def convert(model: onnx.ModelProto, config: VitConfig) -> Vit:
@@ -120,7 +119,7 @@ def convert(model: onnx.ModelProto, config: VitConfig) -> Vit:
         if value is None or tuple(value.shape) != tuple(expected.shape):
             found = "nothing" if value is None else list(value.shape)
             raise RunError(f"{name}: the ONNX graph holds {found}, the model needs {list(expected.shape)}")
-        state[name] = torch.as_tensor(np.array(value, np.float32))
+        state[name] = torch.from_numpy(np.array(value, np.float32))
     vit.load_state_dict(state)
     return vit.eval()
 
@@ -161,4 +160,5 @@ def graph_tokens(model: onnx.ModelProto, depth: int, images: np.ndarray[Any, Any
         [tensor for name, tensor in constants.items() if name in needed],
     )
     cut = helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
-    return ReferenceEvaluator(cut).run(None, {part.input[0].name: images})[0]
+    (tokens,) = ReferenceEvaluator(cut).run(None, {part.input[0].name: images})
+    return np.asarray(tokens)

@@ -51,7 +51,7 @@ class Task:
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Unpickler that can build NumPy arrays and nothing else."""
+    """Unpickler that can build NumPy arrays (protocol 3 or 4) and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         """The three names that a pickled array is made of, under NumPy 1's and NumPy 2's module names."""

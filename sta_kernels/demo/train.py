@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy, interpolate, one_hot
 
 from sta_kernels.demo.data import Pictures, Task
 from sta_kernels.demo.vit import Vit, freeze_all_but_blocks
@@ -29,7 +29,7 @@ def to_input(images: np.ndarray, side: int) -> Tensor:
     """Grey or colour uint8 images to float32 [n, 3, side, side]: bilinear, ImageNet's normalisation."""
     x = torch.from_numpy(np.ascontiguousarray(images)).float() / 255
     x = x.unsqueeze(1).expand(-1, 3, -1, -1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
-    x = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+    x = interpolate(x, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
     return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
@@ -42,7 +42,7 @@ class Head:
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of the scaled scores."""
-        return F.cross_entropy(LOGIT_SCALE * self.scores(features), labels)
+        return cross_entropy(LOGIT_SCALE * self.scores(features), labels)
 
     def scores(self, features: Tensor) -> Tensor:
         """[n, features] to [n, classes]."""
@@ -54,17 +54,13 @@ def features_of(model: Vit, images: np.ndarray) -> Tensor:
     model.eval()
     starts = range(0, len(images), EVALUATION_BATCH)
     with torch.inference_mode():
-        parts = [
-            model(to_input(images[start : start + EVALUATION_BATCH], model.config.image)) for start in starts
-        ]
+        parts = [model(to_input(images[start : start + EVALUATION_BATCH], model.config.image)) for start in starts]
     return torch.cat(parts)
 
 
 def few_shots(pictures: Pictures, shots: int, rng: np.random.Generator) -> Pictures:
     """A random sample with the same number of every class (fewer where a class has fewer)."""
-    chosen = [
-        rng.permutation(np.flatnonzero(pictures.labels == label))[:shots] for label in np.unique(pictures.labels)
-    ]
+    chosen = [rng.permutation(np.flatnonzero(pictures.labels == label))[:shots] for label in np.unique(pictures.labels)]
     return pictures.take(np.concatenate(chosen))
 
 
@@ -75,7 +71,7 @@ def ridge_head(model: Vit, task: Task, rng: np.random.Generator) -> Head:
     """
     shots = few_shots(task.train, SHOTS, rng)
     features = features_of(model, shots.images).double()
-    targets = 2 * F.one_hot(torch.from_numpy(shots.labels), task.classes).double() - 1
+    targets = 2 * one_hot(torch.from_numpy(shots.labels), task.classes).double() - 1
     centre, level = features.mean(0), targets.mean(0)
     centred = features - centre
     gram = centred.T @ centred + PENALTY * torch.eye(centred.shape[1], dtype=torch.float64)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import gelu, layer_norm, normalize, scaled_dot_product_attention
 
 HEAD_WIDTH = 64
 """Channels per attention head: the same in every DINOv2 size."""
@@ -44,7 +44,7 @@ class Attention(nn.Module):
         """[batch, tokens, width] to the same."""
         batch, tokens, width = x.shape
         heads = [layer(x).view(batch, tokens, -1, HEAD_WIDTH).transpose(1, 2) for layer in self.projections()]
-        mixed = F.scaled_dot_product_attention(*heads)
+        mixed = scaled_dot_product_attention(*heads)
         return self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
 
     def projections(self) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -62,7 +62,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, tokens, width] to the same."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
@@ -108,8 +108,8 @@ class Vit(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[batch, 3, image, image] to [batch, 2·width]: class token and mean patch after a norm without weights."""
-        x = F.layer_norm(self.tokens(images), (self.config.width,), eps=EPSILON)
-        return F.normalize(torch.cat((x[:, 0], x[:, 1:].mean(1)), dim=-1), dim=-1)
+        x = layer_norm(self.tokens(images), (self.config.width,), eps=EPSILON)
+        return normalize(torch.cat((x[:, 0], x[:, 1:].mean(1)), dim=-1), dim=-1)
 
 
 def freeze_all_but_blocks(model: Vit) -> None:
