@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 #define STA_ABI_VERSION 1
-#define STA_MAX_TASKS 1024
+#define STA_MAX_TASKS 256
 #define STA_MAX_DIMS 64
 #define STA_LEAF 4096 /* elements per leaf of a tier-B sum */
 

@@ -1,0 +1,118 @@
+// What one translation unit per instruction set offers to the dispatcher.
+//
+// Nothing but plain structs crosses this line: code shared between units compiled for different instruction sets could be
+// merged by the linker into the variant that the processor lacks.
+#pragma once
+
+#include <cstdint>
+
+#include "sta_core.h"
+
+namespace sta {
+
+constexpr int64_t kChunk = 1 << 16;  // elements that a thread takes at a time; a multiple of STA_LEAF
+static_assert(kChunk % STA_LEAF == 0, "leaf sums must not straddle two chunks");
+
+// A strided layout with adjacent dimensions merged; strides in bytes.
+struct Layout {
+  int ndim;
+  int64_t shape[STA_MAX_DIMS];
+  int64_t strides[STA_MAX_DIMS];
+};
+
+// One operand, ready to be read tile by tile. layout is null when contiguous.
+struct Stream {
+  char* data;
+  const Layout* layout;
+  int32_t dtype;
+  int32_t itemsize;
+};
+
+// Importance of one task: stored values, or theta squared, or their product.
+struct Source {
+  Stream importance;
+  Stream theta;
+  int32_t measure;
+};
+
+struct MergeCall {
+  int n_tasks;
+  Stream base;
+  const Stream* finetuned;
+  const Stream* importances;  // null for STA_AMP
+  int32_t measure;
+  const float* normaliser;
+  int32_t k;
+  int32_t ties;
+  const float* weights;  // null when all are 1
+  float lambda;
+  Stream out;
+  bool streaming;  // write past the caches
+};
+
+struct SumCall {
+  int n_models;
+  const Stream* base;  // null without one
+  const Stream* models;
+  const float* weights;
+  float divisor;
+  float lambda;
+  Stream out;
+  bool streaming;
+};
+
+struct ForgetCall {
+  Stream target, base, finetuned;
+  Source source;
+  float threshold, weight, lambda;
+  Stream out;
+  bool streaming;
+};
+
+struct FinishCall {
+  Stream total, param, out;
+  int32_t measure;
+};
+
+// Elements [begin, begin + n) of a strided stream, to or from contiguous memory.
+void gather(const Stream& stream, int64_t begin, int64_t n, char* packed);
+void scatter(const Stream& stream, int64_t begin, int64_t n, const char* packed);
+
+// All functions handle elements [begin, end) of the call's operands. tile: elements per step, a multiple of 64.
+struct KernelTable {
+  const char* name;
+  void (*merge)(const MergeCall&, int64_t begin, int64_t end, int64_t tile, float* scratch, int64_t* counts);
+  void (*weighted_sum)(const SumCall&, int64_t begin, int64_t end, int64_t tile, float* scratch);
+  void (*range)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, float* minmax, double* leaves);
+  void (*histogram)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, uint32_t prefix,
+                    int prefix_bits, int digit_bits, uint32_t* tables);
+  void (*forget)(const ForgetCall&, int64_t begin, int64_t end, int64_t tile, float* scratch, int64_t* kept);
+  void (*accumulate)(const Stream& total, const Stream& grad, int64_t begin, int64_t end, int64_t tile,
+                     float* scratch);
+  void (*finish)(const FinishCall&, int64_t begin, int64_t end, int64_t tile, float* scratch, float* minmax,
+                 double* leaves);
+  int64_t (*first_nonfinite)(const Stream&, int64_t begin, int64_t end, int64_t tile, float* scratch);
+  void (*stream_sum)(int n_inputs, const Stream* inputs, const Stream& out, int64_t begin, int64_t end, int64_t tile,
+                     float* scratch, bool streaming);
+  double (*stream_read)(int n_inputs, const Stream* inputs, int64_t begin, int64_t end, int64_t tile, float* scratch);
+};
+
+constexpr int kTables = 4;  // interleaved histograms, so that equal neighbours do not wait for each other's store
+
+// Floats between the starts of two scratch tiles: not a multiple of 4 KiB, so that a store to one tile and a load from
+// another never look like the same address to the processor.
+static constexpr int64_t tile_pitch(int64_t tile) { return tile + 48; }
+
+// Scratch tiles that a kernel over n operands may use: one per operand, its raw gather buffer (8 bytes per element at
+// most), and four of its own.
+static constexpr int64_t scratch_floats(int64_t n_operands, int64_t tile) { return (n_operands + 8) * tile_pitch(tile); }
+
+#if defined(__x86_64__)
+extern const KernelTable kBaselineKernels, kAvx2Kernels, kAvx512Kernels;
+#elif defined(__aarch64__)
+extern const KernelTable kNeonKernels;
+#else
+extern const KernelTable kBaselineKernels;
+#endif
+
+}  // namespace sta

@@ -1,0 +1,27 @@
+// All kernel families, compiled once per instruction set. The including unit defines V first and STA_TABLE, STA_ISA_LABEL.
+
+#include "../kernel_table.h"
+
+namespace sta {
+namespace {
+
+// For loops over the tasks, whose count is a constant: the values stay in registers only when the loop is gone.
+#define STA_UNROLL _Pragma("GCC unroll 8")
+#define STA_INLINE_MEMBER inline __attribute__((always_inline))
+
+#include "tile.inl"
+// One family a file, in the order of DESIGN's layers: statistics serve the families after them.
+#include "order_statistic.inl"
+#include "sta_forget.inl"
+#include "sta_merge.inl"
+#include "statistics.inl"
+#include "stream.inl"
+#include "taylor.inl"
+#include "weighted_sum.inl"
+
+}  // namespace
+
+const KernelTable STA_TABLE = {STA_ISA_LABEL, merge,  weighted_sum,    range,      histogram,  forget,
+                               accumulate,    finish, first_nonfinite, stream_sum, stream_read};
+
+}  // namespace sta
