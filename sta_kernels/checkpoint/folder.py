@@ -133,9 +133,9 @@ def inside(folder: Path, name: str) -> Path:
 def _homes(folder: Path) -> Iterable[Path]:
     """Folders in which the files of ``folder`` may live."""
     yield folder
-    for parent in folder.parents:
-        if parent.name == "snapshots":
-            yield parent.parent / "blobs"
+    snapshots = next((parent for parent in folder.parents if parent.name == "snapshots"), None)
+    if snapshots is not None:
+        yield snapshots.parent / "blobs"
 
 
 def _is_plain(name: str) -> bool:

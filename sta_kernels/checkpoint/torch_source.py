@@ -90,7 +90,8 @@ class TorchSource:
         tensor = self._tensors[entry.name]
         out = torch.frombuffer(view, dtype=torch.uint8)
         if tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
-            out.copy_(tensor.reshape(-1).view(torch.uint8)[start : start + len(view)])
+            flat = tensor.as_strided((tensor.numel(),), (1,))  # a dimension of size 1 may have any stride
+            out.copy_(flat.view(torch.uint8)[start : start + len(view)])
             return
         size = tensor.element_size()
         if start % size or len(view) % size:

@@ -86,9 +86,15 @@ def test_one_shard_is_the_librarys_own_file(tmp_path):
 
 
 def test_shards_close_before_they_overflow():
-    entries = [("a", "U8", (4,)), ("b", "U8", (4,)), ("c", "U8", (1,)), ("big", "U8", (20,)), ("d", "U8", (8,))]
+    entries = [("a", "U8", (4,)), ("b", "U8", (4,)), ("c", "U8", (1,)), ("big", "U8", (20,)), ("d", "U8", (7,))]
+    entries.append(("e", "U8", (1,)))
     layout = plan_shards(entries, 8)
-    assert [[tensor.name for tensor in shard.tensors] for shard in layout.shards] == [["a", "b"], ["c"], ["big"], ["d"]]
+    assert [[tensor.name for tensor in shard.tensors] for shard in layout.shards] == [
+        ["a", "b"],
+        ["c"],
+        ["big"],
+        ["d", "e"],
+    ]
     assert [shard.file_name for shard in layout.shards] == [f"model-0000{i}-of-00004.safetensors" for i in (1, 2, 3, 4)]
     assert layout.index_name == "model.safetensors.index.json"
     table = json.loads(layout.index)

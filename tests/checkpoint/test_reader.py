@@ -243,6 +243,17 @@ def linked(target, path):
     return path
 
 
+@pytest.mark.parametrize("target", ["../../refs/main", "../ffff/x", "../../../models--other/blobs/0", "../../../x"])
+def test_links_of_a_hub_cache_lead_to_its_own_blobs_only(tmp_path, target):
+    snapshot, _ = hub_cache(tmp_path)
+    file = snapshot / target
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"a": A}, file)
+    linked(target, snapshot / "model.safetensors")
+    with pytest.raises(InputError, match="leads outside its folder"):
+        open_checkpoint(snapshot)
+
+
 @pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "config.json"])
 def test_links_that_lead_elsewhere_are_refused(tmp_path, name):
     folder, secret = tmp_path / "model", tmp_path / "secret"
@@ -345,10 +356,20 @@ def test_reads_of_many_threads(tmp_path, monkeypatch):
         assert all(pool.map(matches, range(400)))
 
 
-def test_descriptors_are_given_back(bare):
-    def descriptors():
-        return len(os.listdir("/proc/self/fd"))
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
 
+
+def test_descriptors_beyond_the_limit_are_not_kept(bare, monkeypatch):
+    monkeypatch.setattr(source, "_kept", threading.Semaphore(0))
+    before = descriptors()
+    with open_checkpoint(bare) as checkpoint:
+        assert read(checkpoint, "a") == A.tobytes()
+        assert descriptors() == before
+
+
+def test_descriptors_are_given_back(bare, monkeypatch):
+    monkeypatch.setattr(source, "_kept", threading.BoundedSemaphore(1))
     before = descriptors()
     for _ in range(3):
         with open_checkpoint(bare) as checkpoint:
