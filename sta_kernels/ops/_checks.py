@@ -5,7 +5,7 @@ Every message names the tensor. Nothing here reads an element or an address, exc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,18 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def tensors(name: str, values: Any) -> list[Tensor]:
-    """The argument as a list, where it is a sequence of tensors.
+    """The argument as a list, where it holds tensors.
 
     Raises:
         TypeError: it is a single tensor (which would silently be split into rows), or an entry is no tensor.
     """
-    if isinstance(values, Tensor) or not isinstance(values, Sequence):
-        raise TypeError(f"{name}: {type(values).__name__} given; a list of tensors is needed, one per model")
+    if isinstance(values, Tensor) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}: {type(values).__name__} given; a list of tensors is needed")
+    values = list(values)
     for index, value in enumerate(values):
-        tensor(f"{name}[{index}]", value)
-    return list(values)
+        if not isinstance(value, Tensor):
+            tensor(f"{name}[{index}]", value)
+    return values
 
 
 def tensor(name: str, value: Any) -> Tensor:
@@ -141,7 +143,8 @@ def weights(values: Sequence[float], n_models: int) -> None:
     """
     one_each("weight", values, n_models)
     for index, value in enumerate(values):
-        finite(f"weight[{index}]", value)
+        if not -_FLOAT32_MAX <= value <= _FLOAT32_MAX:
+            finite(f"weight[{index}]", value)
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> None:

@@ -65,7 +65,7 @@ def normaliser(tensors: Sequence[Tensor | Sequence[Tensor]], kind: str = "minmax
     flat: list[Tensor] = []
     blocks: list[int] = []
     if isinstance(tensors, Tensor):
-        raise TypeError("tensors: Tensor given; a list of tensors is needed, one per task")
+        raise TypeError("tensors: Tensor given; a list of tensors is needed")
     for index, entry in enumerate(tensors):
         members = [entry] if isinstance(entry, Tensor) else check.tensors(f"tensors[{index}]", entry)
         check.at_least_one(f"tensors[{index}]", members)

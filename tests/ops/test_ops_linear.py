@@ -69,3 +69,11 @@ def test_empty_and_scalar(operands, op, shape):
 def test_linear_needs_no_base(operands):
     given = operands(dtype=torch.bfloat16)
     assert_bits(ops.linear(None, given.finetuned), ops.linear(given.base, given.finetuned))
+
+
+def test_any_iterable_of_tensors_will_do(operands):
+    given = operands()
+    expected = ops.linear(given.base, given.finetuned)
+    assert_bits(ops.linear(given.base, tuple(given.finetuned)), expected)
+    assert_bits(ops.linear(given.base, (each for each in given.finetuned)), expected)
+    assert_bits(ops.linear(given.base, torch.nn.ParameterList(given.finetuned)), expected)

@@ -92,3 +92,13 @@ def test_fake_tensors_give_shapes_without_computing():
 def test_meta_tensors_stay_meta():
     base = torch.empty(3, 4, device="meta")
     assert ops.sta_merge(base, [base] * 2, [base] * 2).device.type == "meta"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_gpu_tensors_are_refused_by_name():
+    cuda = BASE.detach().cuda()
+    with pytest.raises(ValueError, match=r"finetuned\[1\]: on cpu, base is on cuda:0"):
+        ops.sta_merge(cuda, [cuda, cuda.cpu()], [cuda, cuda])
+    with pytest.raises(NotImplementedError, match="sta_kernels::sta_merge has no kernel for tensors on this device"):
+        ops.sta_merge(cuda, [cuda], [cuda])
