@@ -9,6 +9,7 @@ from torch import Tensor
 from sta_kernels.kernels import get_backend
 from sta_kernels.kernels.backend import LEAF
 from sta_kernels.kernels.buffers import Buffer
+from sta_kernels.kernels.reference.environment import ieee_arithmetic
 from sta_kernels.methods.statistics import Summary
 
 
@@ -34,6 +35,7 @@ def accumulate(total: Tensor, grad: Tensor) -> None:
         total.copy_(total.to(torch.float32) + grad.to(torch.float32).abs())
 
 
+@ieee_arithmetic()
 def finish(total: Tensor, param: Tensor, measure: str) -> Summary:
     """Turn the sum of |g| into the importance, in place, and take its range and mean on the way.
 

@@ -79,7 +79,9 @@ def test_a_new_importance_replaces_the_old_one(importance: Importance, tmp_path:
     )
     for first, second in ((None, 3000), (3000, None)):
         importance.save(tmp_path, shard_size=first)
-        doubled.save(tmp_path, shard_size=second)
+        named = doubled.save(tmp_path, shard_size=second)
+        entries = (tmp_path / "importance.safetensors", tmp_path / "importance.safetensors.index.json")
+        assert [path for path in entries if path.exists()] == [named]
         with open_checkpoint(tmp_path, stem="importance") as checkpoint:
             metadata = ImportanceMetadata.from_metadata(checkpoint.metadata)
             assert metadata is not None

@@ -172,6 +172,23 @@ def test_an_empty_and_a_scalar_parameter() -> None:
     assert importance.result.statistics["empty"].mean == 0
 
 
+def test_subnormals_survive_a_caller_that_flushes_them() -> None:
+    model = nn.Module()
+    model.w = nn.Parameter(torch.full((5,), 1e-30))
+    gradient = torch.full((5,), 1e-12)
+    assert torch.set_flush_denormal(True)
+    try:
+        with sk.TaylorImportance(model) as importance:
+            model.w.backward(gradient)
+        summary = importance.result.statistics["w"]
+    finally:
+        torch.set_flush_denormal(False)
+    expected = (model.w.detach() * gradient)[0].item()
+    assert 0 < expected < torch.finfo(torch.float32).tiny
+    assert importance.state_dict()["w"].tolist() == [expected] * 5
+    assert (summary.min, summary.max, summary.mean) == (expected, expected, expected)
+
+
 def test_a_parameter_in_another_memory_order() -> None:
     torch.manual_seed(4)
     plain = nn.Conv2d(6, 5, 3)
