@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
+settings.load_profile("no-deadline")
 
 
 class WorkedExample:
@@ -19,6 +23,6 @@ class WorkedExample:
 
 
 @pytest.fixture(scope="session")
-def FX() -> WorkedExample:  # noqa: N802
+def FX() -> WorkedExample:
     """The worked example on which every method is checked by hand."""
     return WorkedExample()

@@ -35,6 +35,11 @@ def test_every_float16_survives_the_round_trip():
     np.testing.assert_array_equal(back, quiet)
 
 
+@pytest.mark.parametrize(("bits", "expected"), [(0x7F800001, 0x7E00), (0xFFA00000, 0xFF00)])
+def test_a_signalling_nan_becomes_quiet_in_float16(bits, expected):
+    assert dtypes.float32_to_float16(from_bits(bits)).view(np.uint16)[0] == expected
+
+
 @pytest.mark.parametrize(
     ("bits", "expected"),
     [

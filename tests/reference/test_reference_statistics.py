@@ -41,11 +41,11 @@ def test_leaf_sums_follow_the_lanes(n):
     assert statistics.fold_exact(statistics.leaf_sums_exact(values)) == tier_b_fold(expected)
 
 
-@pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 7, 8, 31, 1000])
-def test_fold_adds_adjacent_pairs(m):
-    rng = np.random.default_rng(m)
-    leaves = rng.standard_normal(m) * 10.0 ** rng.integers(-8, 8, m)
-    assert statistics.fold_exact(leaves) == tier_b_fold(leaves.tolist())
+def test_fold_adds_adjacent_pairs():
+    rng = np.random.default_rng(0)
+    for m in (*range(1, 200), 1000):
+        leaves = rng.standard_normal(m)
+        assert statistics.fold_exact(leaves) == tier_b_fold(leaves.tolist())
 
 
 def test_fold_carries_the_odd_one_unchanged():
