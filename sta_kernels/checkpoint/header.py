@@ -83,10 +83,17 @@ def parse_json(text: bytes, file: Path) -> dict[str, Any]:
     def no_constant(name: str) -> Any:
         raise InputError(f"{file}: {name} is not JSON")
 
+    def integer(digits: str) -> int:
+        if digits == "-0":
+            raise InputError(f"{file}: -0 is no size")
+        return int(digits)
+
     if text[:1] != b"{":
         raise InputError(f"{file}: not a JSON object")
     try:
-        table = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant)
+        table = json.loads(
+            text.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant, parse_int=integer
+        )
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: its JSON is not UTF-8 at byte {error.start}") from None
     except RecursionError:

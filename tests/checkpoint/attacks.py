@@ -104,6 +104,7 @@ ATTACKS = [
     Attack("half a byte", one(dtype="F4", shape=[1], offsets=[0, 1], data=b"\0"), "do not fill whole bytes"),
     Attack("shape not a list", one(shape=1), "shape must be"),
     Attack("shape negative", one(shape=[-1, -1]), "shape must be"),
+    Attack("shape of minus zero", file_of('{"a":{"dtype":"F32","shape":[-0],"data_offsets":[0,0]}}'), "-0 is no size"),
     Attack("shape of floats", one(shape=[1.0]), "shape must be"),
     Attack("shape of bools", one(shape=[True]), "shape must be"),
     Attack("shape of strings", one(shape=["1"]), "shape must be"),
