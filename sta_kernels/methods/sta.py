@@ -92,7 +92,6 @@ class Sta:
         """Entries kept per task, and positions that kept none."""
         return (*("kept",) * n_models, "unrouted")
 
-    @ieee_arithmetic()
     def apply(
         self,
         backend: Backend,

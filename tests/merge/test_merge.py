@@ -227,6 +227,27 @@ def test_values_that_happen_to_be_equal_are_not_tied() -> None:
     assert result["b"].tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("view", [lambda w: w.t(), lambda w: w[:1], lambda w: w.view(torch.float32), lambda w: w[:0]])
+def test_other_views_of_the_same_memory_are_not_tied(view: Any) -> None:
+    w = torch.arange(4, dtype=torch.float64).reshape(2, 2)
+    base = {"a": w, "b": view(w), "c": torch.empty(0, 2, dtype=torch.float64)}
+    models = [{name: tensor + i for name, tensor in base.items()} for i in (0, 2)]
+    result = merge(base, models, method="linear")
+    for name, tensor in base.items():
+        assert torch.equal(result[name], tensor + 1)
+    assert result["b"] is not result["c"]
+
+
+def test_copies_are_contiguous() -> None:
+    base = {"w": torch.ones(1), "e": torch.rand(3, 2).t(), "n": torch.arange(6).reshape(2, 3).t()}
+    result = merge(base, [base], method="linear", exclude=["e"])
+    assert all(torch.equal(result[name], base[name]) and result[name].is_contiguous() for name in base)
+
+
+def test_a_base_that_is_not_read_may_hold_anything() -> None:
+    assert merge({"w": torch.tensor(float("nan"))}, [{"w": torch.tensor(3.0)}], method="linear")["w"].item() == 3
+
+
 def test_a_tied_head_that_only_a_model_lists_is_left_out() -> None:
     base = tied_model(1)
     del base["lm_head"]

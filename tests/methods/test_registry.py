@@ -71,6 +71,7 @@ def test_one_value_serves_all_models_and_none_is_the_default() -> None:
     assert methods.resolve(sta, 3, weight=2).per_model["weight"] == (2.0, 2.0, 2.0)
     assert methods.resolve(sta, 3, weight=[0.5, None, 3]).per_model["weight"] == (0.5, 1.0, 3.0)
     assert methods.resolve(sta, 3, p=None).shared["p"] == 0.7
+    assert methods.resolve(sta, 3, p=None, keep=1).shared["keep"] == 1
 
 
 def test_numpy_numbers_are_taken_as_the_decimals_they_print() -> None:

@@ -11,6 +11,7 @@ from sta_kernels import methods
 from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.kernels.numpy_backend import NumpyBackend
 from sta_kernels.methods.base import Operands
+from sta_kernels.methods.linear import divisor
 from sta_kernels.methods.run import merge_segment
 from sta_kernels.methods.statistics import Mean, OrderStatistic, Range, Summary
 
@@ -108,6 +109,8 @@ def test_linear(FX: Any) -> None:
 
 
 def test_weights_that_sum_to_zero_divide_by_one(FX: Any) -> None:
+    assert divisor((1.0, -1.0), normalize=True) == 1.0
+    assert divisor((1e16, 1.0, -1e16), normalize=True) == 1.0  # the sum is exact
     assert run("linear", None, FX.finetuned[:2], weight=[1, -1])[0] == (FX.taus[0] - FX.taus[1]).tolist()
 
 
