@@ -150,6 +150,9 @@ def _finished(folder: Path, plan: Plan) -> Manifest | None:
     manifest = read_manifest(folder)
     if manifest is None or manifest.identity != plan.identity or not is_whole(folder, manifest.files):
         return None
+    records = read_journal(folder / JOURNAL_NAME)
+    if records is not None and records.identity == plan.identity:  # killed between the manifest and the journal's end
+        (folder / JOURNAL_NAME).unlink()
     return replace(manifest, already_finished=True)
 
 

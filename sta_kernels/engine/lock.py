@@ -51,9 +51,11 @@ def locked(folder: Path) -> Iterator[None]:
                 raise InputError(f"{folder}: another merge is writing there; wait for it, or choose another folder")
             # The holder before may have removed the file between our opening and our locking of it.
             if _same_file(fd, path):
-                yield
-                with contextlib.suppress(OSError):
-                    path.unlink()
+                try:
+                    yield
+                finally:
+                    with contextlib.suppress(OSError):
+                        path.unlink()
                 return
         finally:
             os.close(fd)

@@ -138,7 +138,7 @@ class Arena:
     """One worker's memory: anonymous, page-aligned, handed out piece by piece and reused from task to task."""
 
     def __init__(self, size: int) -> None:
-        self._memory = mmap.mmap(-1, size)
+        self._memory = _private_pages(size)
         self._view = memoryview(self._memory)
         self._address = np.frombuffer(self._memory, np.uint8).ctypes.data
         self._used = 0
@@ -154,6 +154,13 @@ class Arena:
         if self._used > len(self._view):
             raise MemoryError(f"a task asked for {self._used:,} bytes of a worker's {len(self._view):,}")
         return self._view[start : start + size], self._address + start
+
+
+def _private_pages(size: int) -> mmap.mmap:
+    """Zeroed memory of this process alone; what mmap gives unasked is shared, and shared with forked children."""
+    if hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return mmap.mmap(-1, size)
 
 
 def page_align(size: int) -> int:

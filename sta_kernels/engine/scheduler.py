@@ -110,6 +110,8 @@ def run_activities(
                 worker.join(_TICK_SECONDS)
                 if tick is not None:
                     tick(scheduler.done_bytes)
+        if tick is not None and scheduler.error is None:
+            tick(scheduler.done_bytes)
     finally:
         scheduler.stop()
         for worker in workers:

@@ -1,0 +1,199 @@
+"""What cannot be merged is refused before anything has its final name, naming the file, the tensor and what to do."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sta_kernels.engine import Manifest, merge_checkpoints
+from sta_kernels.engine.journal import JOURNAL_NAME
+from sta_kernels.engine.lock import locked
+from sta_kernels.errors import InputError, RunError
+
+
+@pytest.fixture
+def own(mixed_models: Any, tmp_path: Path) -> tuple[dict[str, Any], Path]:
+    """A recipe over files that a test may change, and their folder."""
+    folder = tmp_path / "in"
+    shutil.copytree(mixed_models.folder, folder)
+    moved = type(mixed_models).__new__(type(mixed_models))
+    moved.folder = folder
+    return moved.recipe("sta"), folder
+
+
+def change(path: Path, **tensors: torch.Tensor | None) -> None:
+    """Replace, add or (None) remove tensors of a file."""
+    stored = load_file(path)
+    for name, tensor in tensors.items():
+        if tensor is None:
+            del stored[name.replace("__", ".")]
+        else:
+            stored[name.replace("__", ".")] = tensor
+    save_file(stored, path, metadata={"format": "pt"})
+
+
+def refused(recipe: Any, out: Path, *parts: str, **keywords: Any) -> None:
+    with pytest.raises(InputError) as caught:
+        merge_checkpoints(recipe, out, **keywords)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "said"), [(float("nan"), "is nan at [0, 5]"), (float("-inf"), "is -inf at [0, 5]")])
+@pytest.mark.parametrize("file", ["base/model", "model1/model", "model2/importance"])
+def test_nonfinite(own: Any, file: str, value: float, said: str, tmp_path: Path) -> None:
+    recipe, folder = own
+    path = folder / f"{file}.safetensors"
+    bad = load_file(path)["layers.1.attn.in_proj_weight"]
+    bad[0, 5] = bad[3, 2] = value
+    change(path, layers__1__attn__in_proj_weight=bad)
+    refused(recipe, tmp_path / "out", str(path), "'layers.1.attn.in_proj_weight'", said)
+    assert not (tmp_path / "out").exists()
+    result = merge_checkpoints(recipe, tmp_path / "out", allow_nonfinite=True)
+    assert isinstance(result, Manifest)
+
+
+def test_nonfinite_in_the_second_part_of_a_split_tensor_is_placed_in_the_whole(own: Any, tmp_path: Path) -> None:
+    recipe, folder = own
+    path = folder / "model0" / "model.safetensors"
+    bad = load_file(path)["layers.0.attn.in_proj_weight"]
+    bad[50, 7] = float("inf")
+    change(path, layers__0__attn__in_proj_weight=bad)
+    refused({**recipe, "split": {"*.in_proj_weight": 3}}, tmp_path / "out", "is inf at [50, 7]")
+
+
+def test_overflow_of_float16(own: Any, tmp_path: Path) -> None:
+    recipe, folder = own
+    for name in ("base", "model0", "model1", "model2"):
+        path = folder / name / "model.safetensors"
+        large = load_file(path)["layers.0.norm.weight"]
+        large[3] = 1e5
+        change(path, layers__0__norm__weight=large)
+    refused({**recipe, "dtype": "float16"}, tmp_path / "out", "'layers.0.norm.weight' overflows float16 at [3]")
+
+
+def test_missing_and_unknown_tensors(own: Any, tmp_path: Path) -> None:
+    recipe, folder = own
+    change(folder / "model1" / "model.safetensors", head__scale=None)
+    refused(recipe, tmp_path / "out", str(folder / "model1"), "'head.scale'")
+    merge_checkpoints({**recipe, "exclude": ["head.*"]}, tmp_path / "out")
+    change(folder / "model2" / "model.safetensors", classifier=torch.ones(3))
+    refused({**recipe, "exclude": ["head.*"]}, tmp_path / "other", str(folder / "model2"), "'classifier'")
+
+
+def test_shapes(own: Any, tmp_path: Path) -> None:
+    recipe, folder = own
+    change(folder / "model1" / "model.safetensors", layers__0__norm__weight=torch.ones(41))
+    refused(recipe, tmp_path / "out", str(folder / "model1"), "'layers.0.norm.weight'", "[41]", "[40]")
+
+
+def test_importance_of_a_trained_entry(own: Any, tmp_path: Path) -> None:
+    recipe, folder = own
+    change(folder / "model1" / "importance.safetensors", embed__weight=None)
+    refused(recipe, tmp_path / "out", str(folder / "model1"), "'embed.weight'")
+    for i in (0, 2):
+        change(folder / f"model{i}" / "importance.safetensors", embed__weight=None)
+    refused(recipe, tmp_path / "out", "no importance for 'embed.weight'", "has trained")
+    base = load_file(folder / "base" / "model.safetensors")["embed.weight"]
+    for i in range(3):  # in another dtype, and still the same values
+        change(folder / f"model{i}" / "model.safetensors", embed__weight=base.double() if i else base)
+    result = merge_checkpoints(recipe, tmp_path / "out")
+    assert isinstance(result, Manifest)
+    assert "embed.weight" in result.copied
+    assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")["embed.weight"], base)
+
+
+def test_wrong_measure(own: Any, tmp_path: Path) -> None:
+    from sta_kernels.checkpoint import ImportanceMetadata
+
+    recipe, folder = own
+    path = folder / "model1" / "importance.safetensors"
+    save_file(load_file(path), path, metadata=ImportanceMetadata("lp_amp", 32, "0" * 32, "0").to_metadata())
+    refused({**recipe, "parameters": {"measure": "lp_amp"}}, tmp_path / "out", str(folder / "model1"), "lp_amp")
+
+
+def test_integers_that_differ_and_models_that_do_not(own: Any, tmp_path: Path) -> None:
+    recipe, folder = own
+    change(folder / "model1" / "model.safetensors", steps=torch.tensor([3, 5]))
+    shutil.copyfile(folder / "base" / "model.safetensors", folder / "model2" / "model.safetensors")
+    with pytest.warns(UserWarning, match="differs from|equals the base") as caught:
+        result = merge_checkpoints(recipe, tmp_path / "out")
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == 2
+    assert "model1: 'steps' differs from" in said[0]
+    assert "model2: equals the base" in said[1]
+    assert isinstance(result, Manifest)
+    assert result.notes[-2:] == tuple(said)
+
+
+@pytest.mark.parametrize("keywords", [{"device": "cuda"}, {"threads": 0}, {"max_memory": "191MB"},
+                                      {"max_memory": "much"}, {"out_shard_size": "0"}])  # fmt: skip
+def test_arguments(own: Any, keywords: dict[str, Any], tmp_path: Path) -> None:
+    refused(own[0], tmp_path / "out", next(iter(keywords)), **keywords)
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_in_an_input(own: Any, tmp_path: Path) -> None:
+    recipe, folder = own
+    (tmp_path / "link").symlink_to(folder / "model0")
+    for out in (folder / "base", folder / "model1" / "new", tmp_path / "link"):
+        refused(recipe, out, "lies in the input", overwrite=True)
+    file = {**recipe, "base_model": str(folder / "base" / "model.safetensors")}
+    refused(file, folder / "base", "holds the input", overwrite=True)
+    assert {path.name for path in (folder / "base").iterdir()} <= {"model.safetensors", "config.json"}
+
+
+def test_lock(own: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with locked(out):
+        refused(own[0], out, "another merge is writing there")
+    merge_checkpoints(own[0], out)
+
+
+def test_what_is_there_already(own: Any, tmp_path: Path) -> None:
+    recipe, _ = own
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    refused(recipe, out, "is not empty")
+    merge_checkpoints(recipe, out, overwrite=True, out_shard_size="40KB")
+    assert (out / "notes.txt").read_text() == "mine"
+    other = {**recipe, "parameters": {"p": 0.1}}
+    refused(other, out, "is not empty")
+    assert (out / "model.safetensors.index.json").exists()
+    merge_checkpoints(other, out, overwrite=True)
+    assert [path.name for path in out.glob("model*")] == ["model.safetensors"]
+
+
+def test_an_unfinished_merge_of_another_recipe(own: Any, tmp_path: Path) -> None:
+    recipe, _ = own
+    out = tmp_path / "out"
+
+    def stop(stage: str, done: int, total: int) -> None:
+        raise RunError("stop")
+
+    with pytest.raises(RunError):
+        merge_checkpoints(recipe, out, progress=stop)
+    assert (out / JOURNAL_NAME).exists()
+    other = {**recipe, "parameters": {"p": 0.1}}
+    refused(other, out, "unfinished merge of another recipe")
+    merge_checkpoints(other, out, overwrite=True)
+    assert not any(path.name.startswith(".") for path in out.iterdir())
+
+
+def test_an_input_that_changes_meanwhile(own: Any, tmp_path: Path) -> None:
+    recipe, folder = own
+    out = tmp_path / "out"
+
+    def touch(stage: str, done: int, total: int) -> None:
+        (folder / "model0" / "model.safetensors").touch()
+
+    with pytest.raises(RunError, match="changed while it was in use"):
+        merge_checkpoints(recipe, out, progress=touch)
+    assert all(path.name.startswith(".") for path in out.iterdir())
