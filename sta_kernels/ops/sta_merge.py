@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from sta_kernels.kernels import get_backend
-from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer, ImportanceSource
 from sta_kernels.methods.quantile import rank_of_quantile
 from sta_kernels.methods.sta import normaliser as normaliser_of
 from sta_kernels.ops import _checks as check
 from sta_kernels.ops import _schemas
 from sta_kernels.ops._schemas import LIBRARY
+from sta_kernels.ops.statistics import ranges_of
 
 
 def sta_merge(
@@ -153,7 +153,10 @@ def _cpu_out(
     _schemas.sta_merge_out(*arguments, kept)
     models = [("base", base), *((f"finetuned[{i}]", each) for i, each in enumerate(finetuned))]
     check.no_overlap(out, models, in_place=True)
-    check.no_overlap(out, [(f"importances[{i}]", each) for i, each in enumerate(importances)], in_place=False)
+    read_only = [(f"importances[{i}]", each) for i, each in enumerate(importances)]
+    if normaliser is not None:
+        read_only.append(("normaliser", normaliser))
+    check.no_overlap(out, read_only, in_place=False)
     if kept.numel() == 0:
         _launch(*arguments, 0)
     else:
@@ -178,14 +181,13 @@ def _launch(
     counts_address: int,
 ) -> None:
     n_models = len(finetuned)
-    backend, threads = get_backend(), torch.get_num_threads()
     models = [Buffer.from_torch(each) for each in finetuned]
     stored = [Buffer.from_torch(each) for each in importances] or None
     if normaliser is None:
-        table = _minmax_normaliser(backend, models, stored, measure, threads)
+        table = _minmax_normaliser(models, stored, measure)
     else:
         table = normaliser.detach().contiguous().numpy()
-    backend.sta_merge(
+    get_backend().sta_merge(
         Buffer.from_torch(base),
         models,
         stored,
@@ -197,21 +199,17 @@ def _launch(
         lambda_=lambda_,
         out=Buffer.from_torch(out),
         counts_address=counts_address,
-        threads=threads,
+        threads=torch.get_num_threads(),
     )
 
 
-def _minmax_normaliser(
-    backend: Backend, models: list[Buffer], stored: list[Buffer] | None, measure: str, threads: int
-) -> np.ndarray:
-    """Eq. 13's (minimum, range) of each task's importance, read once and never written down."""
-    ranges = np.tile(np.array((np.inf, -np.inf), np.float32), (len(models), 1))
+def _minmax_normaliser(models: list[Buffer], stored: list[Buffer] | None, measure: str) -> np.ndarray:
+    """Eq. 13's (minimum, range) of each task's importance, which is read once more but never written down."""
     sources = [
         ImportanceSource(measure, stored[i] if stored else None, None if measure == "lp" else model)
         for i, model in enumerate(models)
     ]
-    backend.ranges(sources, ranges, None, threads=threads)
-    return normaliser_of("minmax", ranges)
+    return normaliser_of("minmax", ranges_of(sources))
 
 
 LIBRARY.impl("sta_merge", _cpu, "CPU")

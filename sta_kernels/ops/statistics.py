@@ -94,16 +94,21 @@ def order_statistic(x: Tensor, k: int) -> Tensor:
     return _order_statistic(check.tensor("x", x), k)
 
 
-def _ranges(tensors: Sequence[Tensor], leaves: list[np.ndarray] | None, into: np.ndarray) -> np.ndarray:
-    into[:] = (np.inf, -np.inf)
-    sources = [ImportanceSource("lp", Buffer.from_torch(tensor)) for tensor in tensors]
-    get_backend().ranges(sources, into, leaves, threads=torch.get_num_threads())
-    return into
+def ranges_of(sources: Sequence[ImportanceSource], leaves: list[np.ndarray] | None = None) -> np.ndarray:
+    """float32 [N, 2], minimum and maximum of each importance as it is formed; its tier-B leaf sums on the way."""
+    ranges = np.empty((len(sources), 2), np.float32)
+    ranges[:] = (np.inf, -np.inf)
+    get_backend().ranges(sources, ranges, leaves, threads=torch.get_num_threads())
+    return ranges
+
+
+def _stored(tensors: Sequence[Tensor]) -> list[ImportanceSource]:
+    return [ImportanceSource("lp", Buffer.from_torch(tensor)) for tensor in tensors]
 
 
 def _minmax_cpu(tensors: list[Tensor]) -> Tensor:
     out = _schemas.minmax(tensors)
-    _ranges(tensors, None, out.numpy())
+    out.numpy()[:] = ranges_of(_stored(tensors))
     return out
 
 
@@ -111,7 +116,7 @@ def _minmax_cpu(tensors: list[Tensor]) -> Tensor:
 def _normaliser_cpu(tensors: list[Tensor], blocks: list[int], kind: str) -> Tensor:
     out = _schemas.normaliser(tensors, blocks, kind)
     leaves = [np.empty(-(-each.numel() // LEAF), np.float64) for each in tensors] if kind == "mean" else None
-    ranges = _ranges(tensors, leaves, np.empty((len(tensors), 2), np.float32))
+    ranges = ranges_of(_stored(tensors), leaves)
     results: list[float | tuple[float, float]] = []
     start = 0
     for length in blocks:
@@ -126,14 +131,15 @@ def _normaliser_cpu(tensors: list[Tensor], blocks: list[int], kind: str) -> Tens
 
 
 def _joint_range(ranges: np.ndarray) -> tuple[float, float]:
-    """Range of a block from its tensors' ranges, in the kernels' order: −0 below +0, and NaN sticks."""
-    if np.isnan(ranges).any():
+    """Range of a block from its tensors' ranges, in the kernels' order: −0 below +0, and a NaN sticks to both ends."""
+    lowest, highest = ranges.T.tolist()
+    if any(map(math.isnan, lowest)):
         return math.nan, math.nan
 
     def order(value: float) -> tuple[float, float]:
         return value, math.copysign(1.0, value)
 
-    return min(ranges[:, 0].tolist(), key=order), max(ranges[:, 1].tolist(), key=order)
+    return min(lowest, key=order), max(highest, key=order)
 
 
 def _mean(leaves: list[np.ndarray], n_elements: int) -> float:

@@ -154,6 +154,9 @@ class TestOverlap:
         importances = [X.clone(), X.clone()]
         with pytest.raises(ValueError, match=r"out: shares memory with importances\[1\]; pass"):
             merge(importances=importances, out=importances[1])
+        table = torch.ones(12).reshape(3, 4)
+        with pytest.raises(ValueError, match="out: shares memory with normaliser; pass"):
+            merge(normaliser=table.view(6, 2)[:2], out=table)
         with pytest.raises(ValueError, match="out: shares memory with importance; pass"):
             forget(importance=importances[0], out=importances[0])
         with pytest.raises(ValueError, match="out: shares memory with param; pass"):
