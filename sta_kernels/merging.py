@@ -49,8 +49,8 @@ def merge(
 
     Floating entries are merged, each by itself. Integer and bool entries, running statistics of batch normalisation,
     frozen entries and what ``exclude`` matches are copied from the base. Entries that the base ties are merged once
-    and tied in the result. A wrapping ``{"state_dict": …}`` is taken off; so is the prefix ``module.``, which the
-    result has where the base has it.
+    and tied in the result. A wrapping ``{"state_dict": …}`` is taken off; so is the prefix of a wrapper module
+    (``module.``, ``_orig_mod.``), which the result has where the base has it.
 
     Args:
         base: state dict of the common base; CPU tensors. May be None for ``linear``, which does not read it: then the
