@@ -27,7 +27,7 @@ extern "C" {
 
 enum sta_status {
   STA_OK = 0,
-  STA_INVALID = -1,     /* an argument outside its range */
+  STA_INVALID = -1, /* an argument outside its range */
   STA_NO_MEMORY = -2,
   STA_NO_SUCH_ISA = -3, /* an instruction set that this processor or build lacks */
 };
@@ -85,15 +85,13 @@ STA_API int32_t sta_histogram(int64_t n, const sta_operand* importance, const st
                               const sta_options* options);
 
 /* Exact k-th smallest, 1-based, of the float32 importances; exact != 0: of a float64 operand without narrowing. */
-STA_API int32_t sta_order_statistic(int64_t n, const sta_operand* importance, const sta_operand* theta,
-                                    int32_t measure, int64_t k, int32_t exact, double* result,
-                                    const sta_options* options);
+STA_API int32_t sta_order_statistic(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
+                                    int64_t k, int32_t exact, double* result, const sta_options* options);
 
 /* Eq. 18-20 with the threshold known. counts: NULL, or [1], added to. */
-STA_API int32_t sta_forget(int64_t n, const sta_operand* target, const sta_operand* base,
-                           const sta_operand* finetuned, const sta_operand* importance, int32_t measure,
-                           float threshold, float weight, float lambda, const sta_operand* out, int64_t* counts,
-                           const sta_options* options);
+STA_API int32_t sta_forget(int64_t n, const sta_operand* target, const sta_operand* base, const sta_operand* finetuned,
+                           const sta_operand* importance, int32_t measure, float threshold, float weight, float lambda,
+                           const sta_operand* out, int64_t* counts, const sta_options* options);
 
 /* total += |grad|, in place. */
 STA_API int32_t sta_taylor_accumulate(int64_t n, const sta_operand* total, const sta_operand* grad,

@@ -463,8 +463,8 @@ int32_t sta_stream_read(int64_t n, int32_t n_inputs, const sta_operand* inputs, 
   *result = 0;
   return parallel(run, n, 2, chunks_of(n), [&](int64_t chunk, int, float* scratch) {
     const int64_t begin = chunk * kChunk;
-    const double sum = run.kernels->stream_read(n_inputs, streams.data(), begin, std::min(n, begin + kChunk), run.tile,
-                                                scratch);
+    const double sum =
+        run.kernels->stream_read(n_inputs, streams.data(), begin, std::min(n, begin + kChunk), run.tile, scratch);
     const std::lock_guard<std::mutex> lock(mutex);
     *result += sum;
   });

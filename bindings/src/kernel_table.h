@@ -1,7 +1,7 @@
 // What one translation unit per instruction set offers to the dispatcher.
 //
-// Nothing but plain structs crosses this line: code shared between units compiled for different instruction sets could be
-// merged by the linker into the variant that the processor lacks.
+// Nothing but plain structs crosses this line: code shared between units compiled for different instruction sets could
+// be merged by the linker into the variant that the processor lacks.
 #pragma once
 
 #include <cstdint>
@@ -87,8 +87,7 @@ struct KernelTable {
   void (*histogram)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, uint32_t prefix,
                     int prefix_bits, int digit_bits, uint32_t* tables);
   void (*forget)(const ForgetCall&, int64_t begin, int64_t end, int64_t tile, float* scratch, int64_t* kept);
-  void (*accumulate)(const Stream& total, const Stream& grad, int64_t begin, int64_t end, int64_t tile,
-                     float* scratch);
+  void (*accumulate)(const Stream& total, const Stream& grad, int64_t begin, int64_t end, int64_t tile, float* scratch);
   void (*finish)(const FinishCall&, int64_t begin, int64_t end, int64_t tile, float* scratch, float* minmax,
                  double* leaves);
   int64_t (*first_nonfinite)(const Stream&, int64_t begin, int64_t end, int64_t tile, float* scratch);
@@ -105,7 +104,9 @@ static constexpr int64_t tile_pitch(int64_t tile) { return tile + 48; }
 
 // Scratch tiles that a kernel over n operands may use: one per operand, its raw gather buffer (8 bytes per element at
 // most), and four of its own.
-static constexpr int64_t scratch_floats(int64_t n_operands, int64_t tile) { return (n_operands + 8) * tile_pitch(tile); }
+static constexpr int64_t scratch_floats(int64_t n_operands, int64_t tile) {
+  return (n_operands + 8) * tile_pitch(tile);
+}
 
 #if defined(__x86_64__)
 extern const KernelTable kBaselineKernels, kAvx2Kernels, kAvx512Kernels;

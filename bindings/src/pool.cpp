@@ -39,9 +39,9 @@ struct Job {
   void* context;
   int64_t chunks;
   std::atomic<int64_t> next{0};
-  int free_slots;      // helpers that may still join; guarded by the pool's mutex
-  int next_slot = 1;   // the caller has slot 0
-  int running = 0;     // helpers at work; guarded by the pool's mutex
+  int free_slots;     // helpers that may still join; guarded by the pool's mutex
+  int next_slot = 1;  // the caller has slot 0
+  int running = 0;    // helpers at work; guarded by the pool's mutex
   Job* after = nullptr;
 
   void work(int slot) {
@@ -73,8 +73,13 @@ class Pool {
   bool start_thread() {
     if (threads_ >= kMostThreads) return false;
     pthread_t thread;
-    if (pthread_create(&thread, nullptr, [](void* pool) -> void* { static_cast<Pool*>(pool)->serve(); return nullptr; },
-                       this) != 0)
+    if (pthread_create(
+            &thread, nullptr,
+            [](void* pool) -> void* {
+              static_cast<Pool*>(pool)->serve();
+              return nullptr;
+            },
+            this) != 0)
       return false;  // the job goes on with the threads there are
     pthread_detach(thread);
     ++threads_;
@@ -94,7 +99,8 @@ class Pool {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
       Job* job = first_;
-      while (job && (job->free_slots == 0 || job->next.load(std::memory_order_relaxed) >= job->chunks)) job = job->after;
+      while (job && (job->free_slots == 0 || job->next.load(std::memory_order_relaxed) >= job->chunks))
+        job = job->after;
       if (!job) {
         wake_.wait(lock);
         continue;

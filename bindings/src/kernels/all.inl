@@ -1,4 +1,5 @@
-// All kernel families, compiled once per instruction set. The including unit defines V first and STA_TABLE, STA_ISA_LABEL.
+// All kernel families, compiled once per instruction set. The including unit defines V first and STA_TABLE,
+// STA_ISA_LABEL.
 
 #include "../kernel_table.h"
 

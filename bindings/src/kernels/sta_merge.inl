@@ -26,9 +26,9 @@ struct MergeRule {
   bool checks_low;  // false where no difference to the shifts can be below low
 };
 
-// The interval in which q0 = RN(x c), r = x - q0 d, q = RN(q0 + r c) is RN(x / d) (Markstein): c normal, r exact, q0 neither
-// subnormal nor infinite. tests/native proves the rest, that no quotient lies too near a rounding boundary, over all
-// mantissas. An empty interval sends every vector through the division.
+// The interval in which q0 = RN(x c), r = x - q0 d, q = RN(q0 + r c) is RN(x / d) (Markstein): c normal, r exact, q0
+// neither subnormal nor infinite. tests/native proves the rest, that no quotient lies too near a rounding boundary,
+// over all mantissas. An empty interval sends every vector through the division.
 static void set_interval(MergeRule& rule) {
   float low = 0x1p-100f, high = 0x1p126f;
   for (int i = 0; i < rule.n_tasks; ++i) {
@@ -84,8 +84,8 @@ STA_INLINE void exchange(V::F* y) {
   y[kA] = low;
 }
 
-// Sorting networks with the fewest known comparators. Callers use one output, so the compiler drops every comparator that
-// does not lead to it.
+// Sorting networks with the fewest known comparators. Callers use one output, so the compiler drops every comparator
+// that does not lead to it.
 template <int N>
 STA_INLINE void sort_lanes(V::F* y) {
   if constexpr (N == 2) {
@@ -112,7 +112,8 @@ STA_INLINE void sort_lanes(V::F* y) {
   }
 }
 
-// How a step reads its operands and writes its result: kVectors vectors of V::W elements at a time, the h-th by load<h>.
+// How a step reads its operands and writes its result: kVectors vectors of V::W elements at a time, the h-th by
+// load<h>.
 struct Float32Format {
   static constexpr int kVectors = 1;
   template <int h>
@@ -151,22 +152,27 @@ STA_INLINE V::F merge_vector(const MergeRule& rule, const MergeTile& t, int64_t 
                              V::M* changed) {
   V::F x[N], y[N];
   bool exact = !V::kHasFma;
-  STA_UNROLL for (int j = 0; j < N; ++j) x[j] = V::sub(Importance::template load<h>(t.importance[j], i), V::set(rule.norm[j].shift));
+  STA_UNROLL
+  for (int j = 0; j < N; ++j)
+    x[j] = V::sub(Importance::template load<h>(t.importance[j], i), V::set(rule.norm[j].shift));
   if constexpr (V::kHasFma) {
     V::I high = V::bits(x[0]);  // NaN, infinity and negative numbers are large ones
-    STA_UNROLL for (int j = 1; j < N; ++j) high = V::umax(high, V::bits(x[j]));
+    STA_UNROLL
+    for (int j = 1; j < N; ++j) high = V::umax(high, V::bits(x[j]));
     V::M outside = V::ult(V::iset(rule.high), high);
     if (rule.checks_low) {
       V::I low = V::iset(~0u);
-      STA_UNROLL for (int j = 0; j < N; ++j) low = V::umin(low, V::iadd(V::bits(x[j]), V::iset(~0u)));  // 0 wraps: it is not small
+      STA_UNROLL
+      for (int j = 0; j < N; ++j) low = V::umin(low, V::iadd(V::bits(x[j]), V::iset(~0u)));  // 0 wraps: it is not small
       outside = V::mor(outside, V::ult(low, V::iset(rule.low - 1)));
     }
     exact = V::any(outside);
-    if (__builtin_expect(!exact, 1))
-      STA_UNROLL for (int j = 0; j < N; ++j) x[j] = y[j] = normalise_fast<V>(x[j], rule.norm[j]);
+    if (__builtin_expect(!exact, 1)) STA_UNROLL
+    for (int j = 0; j < N; ++j) x[j] = y[j] = normalise_fast<V>(x[j], rule.norm[j]);
   }
   if (__builtin_expect(exact, !V::kHasFma)) {
-    STA_UNROLL for (int j = 0; j < N; ++j) {
+    STA_UNROLL
+    for (int j = 0; j < N; ++j) {
       x[j] = normalise_exact(x[j], rule.norm[j]);
       y[j] = nan_to_infinity(x[j]);
     }
@@ -176,7 +182,8 @@ STA_INLINE V::F merge_vector(const MergeRule& rule, const MergeTile& t, int64_t 
   const V::F base = Weight::template load<h>(t.base, i);
   V::F sum = V::zero();
   V::M mask[N], any{};
-  STA_UNROLL for (int j = 0; j < N; ++j) {
+  STA_UNROLL
+  for (int j = 0; j < N; ++j) {
     mask[j] = V::gt(x[j], threshold);
     V::F term = V::sub(Weight::template load<h>(t.model[j], i), base);
     if (rule.weights) term = V::mul(V::set(rule.weights[j]), term);
@@ -184,7 +191,8 @@ STA_INLINE V::F merge_vector(const MergeRule& rule, const MergeTile& t, int64_t 
     any = j ? V::mor(any, mask[j]) : mask[j];
   }
   if (counts) {
-    STA_UNROLL for (int j = 0; j < N; ++j) counts[j] += V::popcount(V::mand(mask[j], valid));
+    STA_UNROLL
+    for (int j = 0; j < N; ++j) counts[j] += V::popcount(V::mand(mask[j], valid));
     counts[N] += V::popcount(V::mandnot(any, valid));
   }
   *changed = any;
@@ -217,8 +225,8 @@ static void merge_pairs(const MergeRule& rule, const MergeTile& t, int64_t n, in
   }
 }
 
-// Leaves the r-th smallest (1-based) of n vectors in y[r - 1]: bubbles from the nearer end, or merge exchange (Knuth, 5.2.2 M)
-// where that takes fewer comparators.
+// Leaves the r-th smallest (1-based) of n vectors in y[r - 1]: bubbles from the nearer end, or merge exchange
+// (Knuth, 5.2.2 M) where that takes fewer comparators.
 static V::F select_lanes(V::F* y, int n, int r) {
   const int from_top = n - r + 1, passes = r < from_top ? r : from_top;
   const auto swap = [y](int a, int b) {
@@ -263,8 +271,7 @@ static void merge_general(const MergeRule& rule, const MergeTile& t, int64_t n, 
     const V::F threshold = selects ? select_lanes(y, n_tasks, rank) : V::zero();
     V::I room = V::iset(static_cast<uint32_t>(n_tasks - k));
     if (ties == STA_FIRST && selects)
-      for (int j = 0; j < n_tasks; ++j)
-        room = V::iadd(room, V::mask_to_int(V::gt(nan_to_infinity(x[j]), threshold)));
+      for (int j = 0; j < n_tasks; ++j) room = V::iadd(room, V::mask_to_int(V::gt(nan_to_infinity(x[j]), threshold)));
     const V::F base = V::load(floats(t.base) + i);
     const V::M valid = i + V::W <= n ? V::mtrue() : V::first(static_cast<int>(n - i));
     const V::M none = V::first(0);
@@ -389,9 +396,7 @@ static void merge(const MergeCall& call, int64_t begin, int64_t end, int64_t til
   const MergeRule rule = make_rule(call);
   const bool fixed = call.ties == STA_DROP && call.k >= 1 && call.n_tasks <= 8;
   const Formats formats = fixed ? formats_of(call) : Formats::kFloat32;
-  const auto pick = [&](Formats f) {
-    return fixed ? pick_tasks<1>(call.n_tasks, call.k, f) : merge_general;
-  };
+  const auto pick = [&](Formats f) { return fixed ? pick_tasks<1>(call.n_tasks, call.k, f) : merge_general; };
   int64_t at = begin;
   if (formats == Formats::kBFloat16) {
     const int64_t whole = (end - begin) / (2 * V::W) * (2 * V::W);

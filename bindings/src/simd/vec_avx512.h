@@ -92,12 +92,9 @@ struct V {
   STA_INLINE void istream(void* p, I a) { _mm512_stream_si512(static_cast<I*>(p), a); }
   STA_INLINE void store_bf16(void* p, F a) { _mm256_storeu_si256(static_cast<__m256i*>(p), pack_bf16(a)); }
   STA_INLINE void stream_bf16(void* p, F a) { _mm256_stream_si256(static_cast<__m256i*>(p), pack_bf16(a)); }
-  STA_INLINE F load_f16(const void* p) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
-  }
+  STA_INLINE F load_f16(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
   STA_INLINE void store_f16(void* p, F a) {
-    _mm256_storeu_si256(static_cast<__m256i*>(p),
-                        _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
   STA_INLINE F load_f64(const void* p) {
     const double* d = static_cast<const double*>(p);
