@@ -41,6 +41,8 @@ class Models:
                 {name: normal(shape, 1.0).square().to(importance_dtype) for name, shape in SHAPES.items()}
             )
         save(folder / "base", self.base)
+        (folder / "base" / "config.json").write_text('{"model_type": "toy", "torch_dtype": "bfloat16"}\n')
+        (folder / "base" / "tokenizer.json").write_bytes(bytes(range(256)) * 9000)
         for i in range(3):
             save(folder / f"model{i}", self.models[i])
             save_file(self.importances[i], folder / f"model{i}" / "importance.safetensors")

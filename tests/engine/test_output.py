@@ -22,9 +22,6 @@ from sta_kernels.errors import InputError
 @pytest.fixture(scope="module")
 def merged(mixed_models: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Path]:
     """A merge into three shards."""
-    folder = mixed_models.folder / "base"
-    (folder / "config.json").write_text('{"model_type": "toy", "torch_dtype": "bfloat16"}\n')
-    (folder / "tokenizer.json").write_bytes(bytes(range(256)) * 9000)
     out = tmp_path_factory.mktemp("merged") / "out"
     recipe = mixed_models.recipe("sta", dtype="float32")
     result = merge_checkpoints(recipe, out, out_shard_size="95KB")

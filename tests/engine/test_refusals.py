@@ -145,7 +145,8 @@ def test_output_in_an_input(own: Any, tmp_path: Path) -> None:
         refused(recipe, out, "lies in the input", overwrite=True)
     file = {**recipe, "base_model": str(folder / "base" / "model.safetensors")}
     refused(file, folder / "base", "holds the input", overwrite=True)
-    assert {path.name for path in (folder / "base").iterdir()} <= {"model.safetensors", "config.json"}
+    names = {path.name for path in (folder / "base").iterdir()}
+    assert names == {"model.safetensors", "config.json", "tokenizer.json"}
 
 
 def test_lock(own: Any, tmp_path: Path) -> None:

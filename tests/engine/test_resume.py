@@ -43,7 +43,6 @@ def contents(out: Path) -> dict[str, bytes]:
 def undisturbed(mixed_models: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, bytes]]:
     """A recipe, and what it gives when nothing happens."""
     recipe = mixed_models.recipe("sta", parameters={"p": 0.5})
-    (mixed_models.folder / "base" / "config.json").write_text('{"torch_dtype": "bfloat16"}\n')
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     result = run(recipe, out)
     assert result is not None
