@@ -167,8 +167,10 @@ STA_INLINE V::F merge_vector(const MergeRule& rule, const MergeTile& t, int64_t 
       outside = V::mor(outside, V::ult(low, V::iset(rule.low - 1)));
     }
     exact = V::any(outside);
-    if (__builtin_expect(!exact, 1)) STA_UNROLL
-    for (int j = 0; j < N; ++j) x[j] = y[j] = normalise_fast<V>(x[j], rule.norm[j]);
+    if (__builtin_expect(!exact, 1)) {
+      STA_UNROLL
+      for (int j = 0; j < N; ++j) x[j] = y[j] = normalise_fast<V>(x[j], rule.norm[j]);
+    }
   }
   if (__builtin_expect(exact, !V::kHasFma)) {
     STA_UNROLL
