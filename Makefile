@@ -1,0 +1,80 @@
+# Needs Python >= 3.10, a C++ compiler and a package index; everything else goes into a virtual environment.
+#
+#   make test PYTHON=python3.12 VENV=/tmp/venv PYTEST_ARGS="-k forget"
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+DEMO_ARGS ?=
+
+PYTHON_IN := $(VENV)/bin/python
+PYTEST := $(abspath $(VENV))/bin/pytest
+# What the package is built from, and what clang-format looks after.
+NATIVE := $(shell find bindings -name '*.cpp' -o -name '*.h' -o -name '*.inl')
+SOURCES := pyproject.toml setup.py MANIFEST.in $(NATIVE) $(shell find sta_kernels -name '*.py' -o -name py.typed)
+
+# Tests and benchmarks run in their own folders, where `import sta_kernels` finds the installed package and nothing else.
+unexport PYTHONPATH
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+.PHONY: demo
+demo: $(VENV)/.with-demo ## fine-tune, merge and forget real image tasks; print the accuracies
+	$(VENV)/bin/sta-kernels demo --out demo-out $(DEMO_ARGS)
+
+.PHONY: test
+test: $(VENV)/.with-test ## run the tests
+	cd tests && $(PYTEST) --timeout 600 $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: $(VENV)/.with-bench ## time the kernels against their baselines; rows go to benchmarks/results
+	cd benchmarks && $(PYTEST) $(BENCH_ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.with-dev ## check style, types and formatting, and that the README's tables are those of their data
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run -Werror $(NATIVE)
+	$(PYTHON_IN) scripts/readme_tables.py --check
+
+.PHONY: format
+format: $(VENV)/.with-dev ## put the sources into the format that `make lint` checks
+	$(VENV)/bin/ruff check --fix-only .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $(NATIVE)
+
+.PHONY: readme
+readme: $(VENV)/.with-dev ## write the README's tables anew, from demo-out where there is one, and benchmarks/results
+	$(PYTHON_IN) scripts/readme_tables.py $(if $(wildcard demo-out/results.json),--demo demo-out)
+
+.PHONY: clean
+clean: ## remove the virtual environment and all that was built or cached
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache tests/.hypothesis benchmarks/.benchmarks
+	find sta_kernels tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- The virtual environment. Each step leaves a stamp, so that it is done again only when what it depends on changes.
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "$(PYTHON) is missing or older than 3.10: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# The wheel, as users get it; built without what an earlier build left, which would be packed with it.
+$(VENV)/.wheel: $(SOURCES) | $(VENV)/.made
+	rm -rf build $(VENV)/wheels
+	$(PYTHON_IN) -m pip wheel --no-deps --wheel-dir $(VENV)/wheels .
+	@touch $@
+
+# The package with one of pyproject.toml's extras. A wheel of an unchanged version is installed only when forced.
+$(VENV)/.with-%: $(VENV)/.wheel
+	$(PYTHON_IN) -m pip install --force-reinstall --no-deps $(VENV)/wheels/*.whl
+	$(PYTHON_IN) -m pip install "$$(echo $(VENV)/wheels/*.whl)[$*]"
+	@touch $@
