@@ -18,11 +18,11 @@ from sta_kernels._version import __version__
 from sta_kernels.cli import info
 from sta_kernels.errors import InputError, RunError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(cli.__file__).parents[2]
 
 
 def environment() -> dict[str, str]:
-    """Finds the package in this tree even where it is not installed."""
+    """Finds the package that is tested even where it is not installed."""
     return os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))}
 
 

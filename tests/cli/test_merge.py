@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from sta_kernels import cli
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(cli.__file__).parents[2]
 SHAPES = {f"model.layers.{i}.{name}.weight": (16, 8) for i in range(3) for name in ("attn", "mlp")}
 RECIPE = """\
 merge_method: sta

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import sta_kernels
 from sta_kernels.errors import InputError
 from sta_kernels.recipe import Recipe
 
@@ -296,7 +297,7 @@ def test_reading_a_recipe_imports_no_heavy_library():
         "import sys; from sta_kernels import Recipe; Recipe.load('r.yaml').settings('x'); "
         "print(sorted({'torch', 'triton', 'transformers', 'huggingface_hub', 'pydantic'} & set(sys.modules)))"
     )
-    root = str(Path(__file__).parents[2])
+    root = str(Path(sta_kernels.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((root, os.environ.get("PYTHONPATH", "")))}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == "[]"
