@@ -15,7 +15,7 @@ def draw(selection: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Write the picture: one panel per merge, one line per task, one point per tensor.
 
     Args:
-        selection: by the merge's title: ``tensors`` (names, in the model's order) and ``rates`` (task name to one share
+        selection: by the merge's title: ``tensors`` (names, block by block) and ``rates`` (task name to one share
             per tensor).
         path: the PNG file.
     """
@@ -26,17 +26,18 @@ def draw(selection: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     for panel, (title, rates) in zip(panels, selection.items(), strict=True):
         names = rates["tensors"]
         for colour, (task, values) in zip(COLOURS, rates["rates"].items(), strict=False):
-            panel.plot(values, color=colour, label=task, linewidth=1.2, marker=".", markersize=4)
+            panel.plot(values, color=colour, label=task, linewidth=0.7, marker=".", markersize=5)
         panel.set_title(title, loc="left", fontsize=10)
         panel.set_ylabel("selection rate")
         panel.set_ylim(0, 1)
+        panel.margins(x=0.01)
         panel.grid(axis="y", linewidth=0.4, alpha=0.6)
         starts = [first for first, name in enumerate(names) if block_of(name) != block_of(names[first - 1])]
         for start in starts:
             panel.axvline(start - 0.5, color="0.8", linewidth=0.6)
         panel.set_xticks(starts, [block_of(names[start]) for start in starts], ha="left", fontsize=9)
     panels[0].legend(loc="upper right", ncols=len(COLOURS), fontsize=9, frameon=False)
-    panels[-1].set_xlabel("tensor, in the order of the forward pass")
+    panels[-1].set_xlabel("tensor, by block and name")
     figure.savefig(path, dpi=120)
 
 

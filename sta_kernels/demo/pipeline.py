@@ -148,16 +148,17 @@ def demonstrate(base: Vit, tasks: Sequence[Task], out: Path, *, seed: int, steps
         with timed("fine-tuning and importance"):
             heads = prepare(base, tasks, layout, seed=seed, steps=steps, say=say)
 
-        def evaluate(folder: Path) -> dict[str, float]:
+        def evaluate(folder: Path, only: str | None = None) -> dict[str, float]:
             with timed("evaluation"):
                 model = load_model(folder)
-                return {task.name: accuracy(model, heads[task.name], task.test) for task in tasks}
+                chosen = [task for task in tasks if only in (None, task.name)]
+                return {task.name: accuracy(model, heads[task.name], task.test) for task in chosen}
 
         say("accuracy of the pretrained and of the fine-tuned models")
-        own = {name: evaluate(layout.model(name)) for name in names}
-        rows: list[dict[str, Any]] = [
+        individual = {name: evaluate(layout.model(name), name)[name] for name in names}
+        rows = [
             row_of("pretrained", "pretrained", evaluate(layout.base)),
-            row_of("individual", "individual", {name: own[name][name] for name in names}),
+            row_of("individual", "individual", individual),
         ]
         selection = {}
         for recipe in [*merges(layout, names), *forgetting(layout, names[0])]:
@@ -182,7 +183,6 @@ def demonstrate(base: Vit, tasks: Sequence[Task], out: Path, *, seed: int, steps
             for task in tasks
         ],
         "rows": rows,
-        "cross": own,
         "forgotten": names[0],
         "selection": selection,
         "seconds": seconds,

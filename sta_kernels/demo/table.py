@@ -35,7 +35,7 @@ def render(results: Mapping[str, Any]) -> str:
         results: what :func:`sta_kernels.demo.pipeline.demonstrate` returns and ``results.json`` holds.
     """
     tasks = [task["name"] for task in results["tasks"]]
-    rows = [["model (accuracy in %)", *tasks, "average", "entries kept, %"]]
+    rows = [["model (accuracy in %)", *tasks, "average", "kept per task, %"]]
     for row in results["rows"]:
         kept = " / ".join(percent(share) for share in row["kept"].values()) if row["kept"] else "–"
         accuracies = [row["accuracy"][task] for task in tasks]

@@ -30,7 +30,7 @@ RESULTS = {
 def test_render():
     assert render(RESULTS) == "\n".join(
         [
-            "| model (accuracy in %) |    a |    b |    c | average |    entries kept, % |",
+            "| model (accuracy in %) |    a |    b |    c | average |   kept per task, % |",
             "|-----------------------|-----:|-----:|-----:|--------:|-------------------:|",
             "| pretrained            | 50.0 | 20.0 | 40.0 |    36.7 |                  – |",
             "| STA                   | 75.0 | 50.0 | 25.0 |    50.0 | 25.0 / 37.5 / 37.5 |",
