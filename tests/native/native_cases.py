@@ -1,0 +1,129 @@
+"""Inputs for the comparison of backends: every corner that a kernel could round, order or skip differently."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sta_kernels.kernels.buffers import Buffer, DType
+
+SUBNORMAL = np.float32(1e-42)
+
+
+def stored(values: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, Any]:
+    """Float32 values in the storage of a dtype."""
+    if dtype is DType.BF16:
+        bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return values.astype(dtype.numpy)
+
+
+def weights(rng: np.random.Generator, n: int, kind: str) -> np.ndarray[Any, Any]:
+    """Model weights: plain, or with signed zeros, subnormals and repeated values."""
+    values = rng.normal(0, 0.02, n).astype(np.float32)
+    if kind == "edges" and n:
+        values[rng.random(n) < 0.2] = -0.0
+        values[rng.random(n) < 0.1] = SUBNORMAL
+        values[rng.random(n) < 0.1] = 0.25
+    return values
+
+
+def importance(rng: np.random.Generator, n: int, kind: str) -> np.ndarray[Any, Any]:
+    """Importances of one task: lognormal over many binades, tied, constant, or with subnormals and NaN."""
+    values = np.exp(rng.normal(-8, 3, n)).astype(np.float32)
+    if kind == "ties":
+        values = rng.integers(0, 4, n).astype(np.float32)
+    elif kind == "constant":
+        values = np.full(n, 0.5, np.float32)
+    elif kind == "edges" and n:
+        values[rng.random(n) < 0.2] = 0.0
+        values[rng.random(n) < 0.2] = SUBNORMAL * rng.integers(1, 9)
+        values[rng.random(n) < 0.05] = np.nan
+        values[rng.random(n) < 0.05] = -0.0
+    return values
+
+
+def poisoned(n: int, dtype: DType) -> tuple[np.ndarray[Any, Any], Buffer]:
+    """An output whose every byte is 0xFF, which is a NaN in every dtype."""
+    array = np.full(n * dtype.itemsize, 0xFF, np.uint8).view(dtype.numpy)
+    return array, Buffer.from_numpy(array, dtype)
+
+
+def same_bits(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
+    """Equal to the last bit, NaN payloads included."""
+    return a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def run_merge(backend: Any, case: MergeCase, *, threads: int = 1) -> tuple[np.ndarray[Any, Any], list[int]]:
+    """Output bits and counters of one case on one backend."""
+    out, buffer = poisoned(case.n, case.weight_dtype)
+    counts = np.zeros(len(case.finetuned) + 1, np.int64)
+    backend.sta_merge(
+        Buffer.from_numpy(case.base, case.weight_dtype),
+        [Buffer.from_numpy(array, case.weight_dtype) for array in case.finetuned],
+        None
+        if case.measure == "amp"
+        else [Buffer.from_numpy(array, case.importance_dtype) for array in case.importances],
+        measure=case.measure,
+        normaliser_address=case.normaliser.ctypes.data,
+        k=case.k,
+        ties=case.ties,
+        weights=case.weights,
+        lambda_=case.lambda_,
+        out=buffer,
+        counts_address=counts.ctypes.data,
+        threads=threads,
+    )
+    return out, counts.tolist()
+
+
+@dataclass
+class MergeCase:
+    """Operands and parameters of one merge."""
+
+    n: int
+    weight_dtype: DType
+    importance_dtype: DType
+    base: np.ndarray[Any, Any]
+    finetuned: list[np.ndarray[Any, Any]]
+    importances: list[np.ndarray[Any, Any]]
+    normaliser: np.ndarray[Any, Any]
+    k: int
+    measure: str = "lp"
+    ties: str = "drop"
+    weights: list[float] | None = None
+    lambda_: float = 1.0
+
+    @classmethod
+    def draw(
+        cls,
+        n_tasks: int,
+        n: int,
+        weight_dtype: DType,
+        importance_dtype: DType,
+        kind: str,
+        k: int,
+        seed: int = 0,
+        **parameters: Any,
+    ) -> MergeCase:
+        """Random operands of a kind, normalised by their own finite range as eq. 13 says."""
+        rng = np.random.default_rng(seed)
+        importances = [importance(rng, n, kind) for _ in range(n_tasks)]
+        normaliser = np.zeros((n_tasks, 2), np.float32)
+        for row, values in zip(normaliser, importances, strict=True):
+            finite = values[np.isfinite(values)]
+            if finite.size:
+                row[:] = finite.min(), finite.max() - finite.min()
+        return cls(
+            n,
+            weight_dtype,
+            importance_dtype,
+            stored(weights(rng, n, kind), weight_dtype),
+            [stored(weights(rng, n, kind), weight_dtype) for _ in range(n_tasks)],
+            [stored(values, importance_dtype) for values in importances],
+            normaliser,
+            k,
+            **parameters,
+        )
