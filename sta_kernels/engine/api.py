@@ -229,12 +229,17 @@ class _Merge:
             differing=records.differing if records else (),
             allow_nonfinite=self._allow_nonfinite,
         )
-        runs = [
-            JobRun(i, job, method, budget.arena, shards.kept(i, job), executor.reduce, executor.finish)
-            for i, job in enumerate(plan.jobs)
-        ]
-        pending = [run for run in runs if not run.finished]
-        run_activities(pending, budget.threads, budget.arena, self._tick("merge", plan.bytes_read))
+        runs: list[JobRun] = []
+
+        def unfinished() -> Iterator[JobRun]:
+            """Made one by one, as their turn comes: accumulators take memory."""
+            for i, job in enumerate(plan.jobs):
+                run = JobRun(i, job, method, budget.arena, shards.kept(i, job), executor.reduce, executor.finish)
+                runs.append(run)
+                if not run.finished:
+                    yield run
+
+        run_activities(unfinished(), budget.threads, budget.arena, self._tick("merge", plan.bytes_read))
         unread = digests.incomplete()
         if unread:
             tick = self._tick("digest", sum(map(digests.length, unread)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,17 +65,8 @@ class Executor:
 
     def reduce(self, run: JobRun, start: int, stop: int, arena: Arena) -> int:
         """Take one tile into the statistics that are still open."""
-        job = run.job
-        models, importances = job.of_role("model"), job.of_role("importance")
-        wanted = set()
-        for i in run.pending:
-            statistic = run.statistics[i]
-            if statistic.measure != "amp":
-                wanted.add(importances[statistic.task])
-            if statistic.measure != "lp":
-                wanted.add(models[statistic.task])
-        tile = _Tile(job, start, stop)
-        self._read(tile, [operand for operand in job.distinct() if operand in wanted], arena, final=False)
+        tile = _Tile(run.job, start, stop)
+        self._read(tile, run.operands, arena, final=False)
         operands = tile.operands()
         for i, accumulator in run.pending.items():
             accumulator.update(self._backend, source_of(run.statistics[i], operands), start, threads=1)
@@ -85,7 +76,7 @@ class Executor:
         """Write one tile, and say so in the journal."""
         job = run.job
         tile = _Tile(job, start, stop)
-        self._read(tile, list(job.distinct()), arena, final=True)
+        self._read(tile, run.operands, arena, final=True)
         if job.action == "compare":
             self._compare(tile)
             return tile.bytes_read
@@ -124,8 +115,9 @@ class Executor:
         job = run.job
         assert job.settings is not None
         if not self._allow_nonfinite:
-            self._check_finite(tile)
-        self._note_differences(tile)
+            self._check_finite(tile, run.operands)
+        if run.base is not None:
+            self._note_differences(tile, run.base, run.models)
         method, backend, operands = self._method, self._backend, tile.operands()
         if run.whole:
             counts = merge_segment(
@@ -142,8 +134,7 @@ class Executor:
                 raise InputError(f"{job.tensor!r} overflows float16 at {where}; write bfloat16 or float32 instead")
         return counts
 
-    def _check_finite(self, tile: _Tile) -> None:
-        operands = list(tile.job.distinct())
+    def _check_finite(self, tile: _Tile, operands: Sequence[Operand]) -> None:
         found = self._backend.first_nonfinite([tile.buffer(operand) for operand in operands])
         if found is None:
             return
@@ -157,15 +148,12 @@ class Executor:
             "exclude it to copy the base's, or allow non-finite values"
         )
 
-    def _note_differences(self, tile: _Tile) -> None:
+    def _note_differences(self, tile: _Tile, base: Operand, models: Iterable[Operand]) -> None:
         """Find out, as cheaply as can be, whether each model differs from the base anywhere."""
-        base = tile.job.of_role("base")
-        if not base:
-            return
-        for i, operand in enumerate(tile.job.of_role("model")):
+        for i, operand in enumerate(models):
             if i in self.differing:
                 continue
-            if operand.dtype != base[0].dtype or not _same_bytes(tile.view(base[0]), tile.view(operand)):
+            if operand.dtype != base.dtype or not _same_bytes(tile.view(base), tile.view(operand)):
                 with self._lock:
                     if i not in self.differing:
                         self.differing.add(i)

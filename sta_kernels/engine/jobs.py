@@ -131,6 +131,17 @@ class Job:
             results.append((statistic, None if summary is None else statistic.known(summary)))
         return results
 
+    def reduced_by(self, statistics: Iterable[Statistic]) -> list[Operand]:
+        """Operands that statistics read, each once."""
+        models, importances = self.of_role("model"), self.of_role("importance")
+        read: dict[Operand, None] = {}
+        for statistic in statistics:
+            if statistic.measure != "amp":
+                read[importances[statistic.task]] = None
+            if statistic.measure != "lp":
+                read[models[statistic.task]] = None
+        return list(read)
+
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
         return asdict(self)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,19 @@ class Records:
 def read_journal(path: Path) -> Records | None:
     """Read as far as the lines are whole; None where there is no journal, or not even its first line."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            return _parse(stream)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _parse(lines: Iterable[bytes]) -> Records | None:
     records: Records | None = None
-    for line in data.split(b"\n")[:-1]:  # what follows the last newline was cut off
+    for line in lines:
+        if not line.endswith(b"\n"):
+            break
         try:
             record = json.loads(line)
             if records is None:
@@ -67,7 +74,7 @@ def read_journal(path: Path) -> Records | None:
                 records._take(record)
         except (ValueError, KeyError, TypeError):
             break
-        records.length += len(line) + 1
+        records.length += len(line)
     return records
 
 

@@ -101,14 +101,12 @@ def _unknown(job: Job, method: Method) -> bool:
 
 
 def _statistics_bytes(job: Job, method: Method) -> int:
-    """Bytes that the statistics of a segment read when it is streamed."""
+    """Bytes that the statistics of a segment read when it is streamed: pass by pass, each operand once."""
+    unknown = [statistic for statistic, known in job.statistics(method) if known is None]
     total = 0
-    models, importances = job.of_role("model"), job.of_role("importance")
-    for statistic, known in job.statistics(method):
-        if known is None:
-            read = [importances[statistic.task]] if statistic.measure != "amp" else []
-            read += [models[statistic.task]] if statistic.measure != "lp" else []
-            total += statistic.passes * job.size * sum(map(job.unit, read))
+    for done in range(max(statistic.passes for statistic in unknown)):
+        pending = [statistic for statistic in unknown if statistic.passes > done]
+        total += job.size * sum(map(job.unit, job.reduced_by(pending)))
     return total
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sta_kernels.engine.jobs import Job
+from sta_kernels.engine.jobs import Job, Operand
 from sta_kernels.engine.memory import PAGE, TILE_SET, Arena
 from sta_kernels.engine.planning import TILE_STEP
 from sta_kernels.methods.base import Method
@@ -50,9 +50,11 @@ class JobRun:
         self.statistics: list[Statistic] = []
         self.results: list[Any] = []
         self.pending: dict[int, Accumulator] = {}
+        self.base = next(iter(job.of_role("base")), None)
+        self.models = job.of_role("model")
         self._reduce = reduce
         self._finish = finish
-        self._step = tile_units(job, min(arena_bytes, TILE_SET))
+        self._arena_bytes = arena_bytes
         for statistic, known in job.statistics(method):
             self.statistics.append(statistic)
             self.results.append(known)
@@ -60,13 +62,10 @@ class JobRun:
         self.whole = bool(unknown) and job.memory(job.size) <= arena_bytes
         self._remaining = self._what_remains(list(done))
         self.finished = not self._remaining
-        if self.whole or self.finished:
-            self._step = max(job.size, 1)
-        else:
+        if not (self.whole or self.finished):
             self.pending = {i: self.statistics[i].accumulator(job.size) for i in unknown}
-        self._tiles = self._tiles_of_pass()
-        self._next = next(self._tiles, None)
         self._out = 0
+        self._start_pass()
 
     def _what_remains(self, done: Sequence[tuple[int, int, tuple[int, ...]]]) -> list[Range]:
         """Ranges still to be written; a segment that is read whole is also written whole."""
@@ -77,11 +76,17 @@ class JobRun:
             self.counts += np.asarray(counts, np.int64)
         return remaining
 
-    def _tiles_of_pass(self) -> Iterator[Range]:
-        ranges = [(0, self.job.size)] if self.pending else self._remaining
-        for start, stop in ranges:
-            for first in range(start, stop, self._step):
-                yield first, min(first + self._step, stop)
+    def _start_pass(self) -> None:
+        """Choose operands and tiles: all of the segment for statistics, else what remains to be written."""
+        job = self.job
+        if self.pending:
+            self.operands = job.reduced_by(self.statistics[i] for i in self.pending)
+            self._tiles = tiles([(0, job.size)], tile_units(job, self.operands, 0, self._arena_bytes))
+        else:
+            self.operands = list(job.distinct())
+            step = job.size if self.whole else tile_units(job, self.operands, job.out_unit, self._arena_bytes)
+            self._tiles = tiles(self._remaining, step)
+        self._next = next(self._tiles, None)
 
     def take(self) -> Range | None:
         """The next tile of the pass."""
@@ -107,16 +112,22 @@ class JobRun:
             if accumulator.end_of_pass():
                 self.results[i] = accumulator.result
                 del self.pending[i]
-        self._tiles = self._tiles_of_pass()
-        self._next = next(self._tiles, None)
+        self._start_pass()
         return False
 
 
-def tile_units(job: Job, limit: int) -> int:
-    """Units of a tile that stays within ``limit`` bytes, a multiple of 4,096 and at least that."""
-    pieces = [job.unit(operand) for operand in job.distinct()]
-    pieces += [job.out_unit] if job.out_unit else []
-    return max((limit - PAGE * len(pieces)) // sum(pieces) // TILE_STEP, 1) * TILE_STEP
+def tile_units(job: Job, operands: Iterable[Operand], out_unit: int, arena_bytes: int) -> int:
+    """Units of a tile that stays in cache, and in a worker's memory: a multiple of 4,096, and at least that."""
+    pieces = [*map(job.unit, operands), *([out_unit] if out_unit else [])]
+    limit = min(arena_bytes, TILE_SET) - PAGE * len(pieces)
+    return max(limit // sum(pieces) // TILE_STEP, 1) * TILE_STEP
+
+
+def tiles(ranges: Iterable[Range], step: int) -> Iterator[Range]:
+    """Cut ranges into pieces of at most ``step``."""
+    for start, stop in ranges:
+        for first in range(start, stop, step):
+            yield first, min(first + step, stop)
 
 
 def subtract(
