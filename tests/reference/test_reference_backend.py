@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sta_kernels.kernels import numpy_backend
 from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
 from sta_kernels.kernels.numpy_backend import NumpyBackend
 from sta_kernels.kernels.reference import dtypes, importance, linear, sta_forget, sta_merge, statistics
@@ -159,17 +158,16 @@ def test_merge_of_shapes_that_differ_in_being_flattened():
     np.testing.assert_array_equal(out, expected)
 
 
+@pytest.mark.usefixtures("parts_of_one_leaf")
 @pytest.mark.parametrize("n_elements", [4095, 4096, 4097, 9000])
-def test_parts_change_nothing(monkeypatch, n_elements):
+def test_merge_in_parts(n_elements):
     case = Case(shape=(1, n_elements), layout=transposed)
-    whole, parts = (empty_output(case, DType.F32) for _ in range(2))
-    counts = np.zeros((2, 5), np.int64)
-    case.merge(whole, DType.F32, counts=counts[0])
-    monkeypatch.setattr(numpy_backend, "_WORKING_SET", 1)
-    case.merge(parts, DType.F32, counts=counts[1])
-    np.testing.assert_array_equal(parts, whole)
-    np.testing.assert_array_equal(*counts)
-    np.testing.assert_array_equal(whole.reshape(-1), case.merged32()[0])
+    out = empty_output(case, DType.F32)
+    counts = np.zeros(5, np.int64)
+    case.merge(out, DType.F32, counts=counts)
+    merged, mask = case.merged32()
+    np.testing.assert_array_equal(out.reshape(-1), merged)
+    np.testing.assert_array_equal(counts, [*mask.sum(axis=1), (~mask.any(axis=0)).sum()])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -312,6 +310,7 @@ def test_forget_keeps_a_float64_target_where_nothing_is_subtracted():
     assert target.tobytes() == np.array([1 + 2.0**-40, -0.0, 3.0]).tobytes()
 
 
+@pytest.mark.usefixtures("parts_of_one_leaf")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", ALL_DTYPES)
 def test_ranges_and_leaves(dtype, layout):
@@ -341,6 +340,7 @@ def test_taylor_accumulate(dtype, layout):
     np.testing.assert_array_equal(total.reshape(-1), stored(expected, dtype))
 
 
+@pytest.mark.usefixtures("parts_of_one_leaf")
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("dtype", ALL_DTYPES)
 @pytest.mark.parametrize("measure", ["lp", "amp", "lp_amp"])

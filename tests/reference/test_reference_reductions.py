@@ -17,6 +17,7 @@ from sta_kernels.kernels.reference import dtypes, statistics
 from sta_kernels.methods.statistics import Mean, OrderStatistic, Range
 
 BACKEND = NumpyBackend()
+pytestmark = pytest.mark.usefixtures("parts_of_one_leaf")
 
 
 def stored(values, dtype):
