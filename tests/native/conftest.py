@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from sta_kernels.kernels import native_problem
 from sta_kernels.kernels.native import NativeBackend, available_isas
 from sta_kernels.kernels.numpy_backend import NumpyBackend

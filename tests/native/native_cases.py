@@ -9,6 +9,7 @@ import numpy as np
 
 from sta_kernels.kernels.buffers import Buffer, DType
 
+KINDS = ("plain", "ties", "constant", "edges")
 SUBNORMAL = np.float32(1e-42)
 
 

@@ -1,9 +1,9 @@
 """Division by an invariant in three operations is the correctly rounded quotient: the proof that the kernel relies on.
 
-With c = RN(1/d), q0 = RN(x c), r = RN(x - q0 d), q = RN(q0 + r c). For mantissas in [1, 2), q0 is off by at most 1.5 units in
-the last place and r by at most one unit of its own, so that q0 + r c is off x/d by less than 7 * 2^-25 units. A quotient
-lies j / (2 D) units from a rounding boundary, D = 2^23 d an integer below 2^24, j an odd or even integer. So only where |j|
-is below 8 can q differ from RN(x/d), and those x follow from a congruence modulo D.
+With c = RN(1/d), q0 = RN(x c), r = RN(x - q0 d), q = RN(q0 + r c). For mantissas in [1, 2), q0 is off by at most
+1.5 units in the last place and r by at most one unit of its own, so that q0 + r c is off x/d by less than 7 * 2^-25
+units. A quotient lies j / (2 D) units from a rounding boundary, D = 2^23 d an integer below 2^24, j an integer. So only
+where |j| is below 8 can q differ from RN(x/d), and those x follow from a congruence modulo D.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ NEAR = 8
 def boundary_cases(divisors: np.ndarray, shift: int) -> tuple[np.ndarray, np.ndarray]:
     """All (x, d) of 24-bit integers with x 2^shift = (2m + 1) d + j, |j| < NEAR: quotients next to a boundary.
 
-    d = 2^t d', d' odd. Both sides are divisible by 2^t, so j is: x 2^(shift - t) = (2m + 1) d' + j'. Then x is fixed modulo d'
-    and, as 2m + 1 is odd, among its representatives by the parity of the other factor. j = 0 cannot be (one side would be odd),
-    so t is at most 2, and d' large.
+    d = 2^t d', d' odd. Both sides are divisible by 2^t, so j is: x 2^(shift - t) = (2m + 1) d' + j'. That fixes x modulo
+    d'. j = 0 cannot be (one side would be odd), so t is at most 2, and d' large. (Even multiples of d are listed too.)
     """
     found_x, found_d = [], []
     twos = np.zeros(divisors.size, np.int64)
@@ -53,7 +52,7 @@ def fused(x: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
 
 
 def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """RN32(a b + c): the exact product, the sum rounded to odd in float64, which rounds to float32 as the exact sum does."""
+    """RN32(a b + c): the exact product, then a sum rounded to odd, which rounds to float32 as the exact sum does."""
     product, addend = a.astype(np.float64) * b, c.astype(np.float64)
     high = product + addend
     virtual = high - product

@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 from allpairspy import AllPairs
-from native_cases import MergeCase, poisoned, run_merge, same_bits, stored
+from native_cases import KINDS, MergeCase, poisoned, run_merge, same_bits, stored
+
 from sta_kernels.kernels.buffers import Buffer, DType
 from sta_kernels.kernels.native import NativeBackend, available_isas
 from sta_kernels.kernels.numpy_backend import NumpyBackend
@@ -16,7 +17,7 @@ from sta_kernels.methods.quantile import rank_of_quantile
 N_TASKS = (*range(1, 17), 20, 33, 64)
 SIZES = (0, 1, 7, 8, 63, 64, 65, 1000)
 QUANTILES = (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1)
-KINDS = ("plain", "ties", "constant", "edges")
+
 LARGE = 1_000_003
 
 
@@ -37,15 +38,13 @@ def test_bits_on_the_full_grid_of_small_sizes(reference: NumpyBackend, n_tasks: 
         check(reference, case, available_isas(), next(tiles), threads=2)
 
 
-LARGE_ROWS = list(
-    AllPairs(
-        [N_TASKS, list(DType), list(DType), QUANTILES, KINDS, ("lp", "amp", "lp_amp"), ("drop", "all", "first")]
-        + [(1, 2, 5), (64, 1024, 65536), (1.0, 0.3), available_isas() or ("none",)]
-    )
-)
+FACTORS = [
+    N_TASKS, list(DType), list(DType), QUANTILES, KINDS, ("lp", "amp", "lp_amp"), ("drop", "all", "first"),
+    (1, 2, 5), (64, 1024, 65536), (1.0, 0.3), available_isas() or ("none",),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", LARGE_ROWS, ids=lambda row: "-".join(map(str, row)))
+@pytest.mark.parametrize("row", list(AllPairs(FACTORS)), ids=lambda row: "-".join(map(str, row)))
 def test_bits_on_a_pairwise_covering_of_large_sizes(reference: NumpyBackend, row: list) -> None:
     n_tasks, dtype, importance_dtype, p, kind, measure, ties, threads, tile, lambda_, isa = row
     case = MergeCase.draw(

@@ -1,0 +1,200 @@
+"""Every kernel besides sta_merge gives the bits of the NumPy reference, on every instruction set."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from native_cases import KINDS, importance, poisoned, same_bits, stored, weights
+
+from sta_kernels.kernels.buffers import MEASURES, Buffer, DType, ImportanceSource
+from sta_kernels.kernels.native import NativeBackend
+from sta_kernels.kernels.numpy_backend import NumpyBackend
+
+SIZES = (0, 1, 7, 8, 63, 64, 65, 1000, 4095, 4096, 4097)
+TWO_CHUNKS = 70_001
+PAIRS = list(itertools.product(DType, DType))
+
+
+def source(measure: str, n: int, dtype: DType, theta_dtype: DType, kind: str, seed: int = 0) -> ImportanceSource:
+    rng = np.random.default_rng(seed)
+    stored_scores = Buffer.from_numpy(stored(importance(rng, n, kind), dtype), dtype)
+    theta = Buffer.from_numpy(stored(weights(rng, n, kind), theta_dtype), theta_dtype)
+    return ImportanceSource(measure, None if measure == "amp" else stored_scores, None if measure == "lp" else theta)
+
+
+@pytest.mark.parametrize("with_base", [True, False])
+@pytest.mark.parametrize("n", (*SIZES, TWO_CHUNKS))
+def test_weighted_sum(reference: NumpyBackend, isa: str, n: int, with_base: bool) -> None:
+    rng = np.random.default_rng(n)
+    for (dtype, other), n_models, tile in itertools.product(PAIRS, (1, 2, 5), (None, 64)):
+        if n == TWO_CHUNKS and n_models != 2:
+            continue
+        base = Buffer.from_numpy(stored(weights(rng, n, "edges"), other), other)
+        models = [Buffer.from_numpy(stored(weights(rng, n, "edges"), dtype), dtype) for _ in range(n_models)]
+        factors = [float(f) for f in rng.normal(size=n_models)]
+        results = []
+        for backend in (reference, NativeBackend(isa, tile)):
+            out, buffer = poisoned(n, other)
+            backend.weighted_sum(
+                base if with_base else None, models, weights=factors, divisor=np.float32(sum(factors)).item(),
+                lambda_=0.4, out=buffer, threads=2,
+            )  # fmt: skip
+            results.append(out)
+        assert same_bits(*results)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_ranges_and_leaf_sums(reference: NumpyBackend, isa: str, measure: str) -> None:
+    for (dtype, theta_dtype), kind in itertools.product(PAIRS, KINDS):
+        sources = [source(measure, n, dtype, theta_dtype, kind, seed=n) for n in (*SIZES, TWO_CHUNKS)]
+        results = []
+        for backend in (reference, NativeBackend(isa), NativeBackend(isa, 192)):
+            minmax = np.array([[np.inf, -np.inf]] * len(sources), np.float32)
+            leaves = [np.full(-(-s.size // 4096), np.nan) for s in sources]
+            backend.ranges(sources, minmax, leaves, threads=3)
+            folds = np.array([backend.fold(leaf) for leaf in leaves])
+            results.append((minmax, np.concatenate(leaves), folds))
+        for other in results[1:]:
+            assert np.array_equal(np.isnan(results[0][0]), np.isnan(other[0]))
+            for ours, theirs in zip(results[0], other, strict=True):
+                assert same_bits(np.nan_to_num(ours, nan=7), np.nan_to_num(theirs, nan=7))
+
+
+def test_range_orders_the_zeros_and_keeps_what_it_was_given(native: NativeBackend) -> None:
+    zeros = Buffer.from_numpy(np.array([0.0, -0.0, 0.0], np.float32))
+    minmax = np.array([[np.inf, -np.inf]], np.float32)
+    native.ranges([ImportanceSource("lp", zeros)], minmax, None, threads=1)
+    assert np.signbit(minmax).tolist() == [[True, False]]
+    minmax = np.array([[-3.0, 5.0]], np.float32)
+    native.ranges([ImportanceSource("lp", zeros)], minmax, None, threads=1)
+    assert minmax.tolist() == [[-3.0, 5.0]]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_histogram(reference: NumpyBackend, isa: str, measure: str) -> None:
+    for (dtype, theta_dtype), kind, n in itertools.product(PAIRS, KINDS, (0, 1, 65, 1000, 70_001)):
+        scores = source(measure, n, dtype, theta_dtype, kind)
+        top = np.zeros(1 << 11, np.uint64)
+        reference.histogram(scores, prefix=0, prefix_bits=0, digit_bits=11, counts=top, threads=1)
+        prefix = int(top.argmax())
+        for prefix_bits, digit_bits in ((0, 11), (0, 16), (11, 11), (11, 1)):
+            results = []
+            for backend in (reference, NativeBackend(isa, 64), NativeBackend(isa)):
+                counts = np.ones(1 << digit_bits, np.uint64)
+                backend.histogram(
+                    scores, prefix=prefix if prefix_bits else 0, prefix_bits=prefix_bits, digit_bits=digit_bits,
+                    counts=counts, threads=2,
+                )  # fmt: skip
+                results.append(counts)
+            assert np.array_equal(results[0], results[1])
+            assert np.array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_order_statistic(reference: NumpyBackend, native: NativeBackend, kind: str, measure: str) -> None:
+    for (dtype, theta_dtype), n in itertools.product(PAIRS, (1, 2, 7, 65, 1000)):
+        scores = source(measure, n, dtype, theta_dtype, kind)
+        for k in sorted({1, 2, n // 3 + 1, n // 2 + 1, n}):
+            if k > n:
+                continue
+            expected = reference.order_statistic(scores, k, threads=1)
+            found = native.order_statistic(scores, k, threads=2)
+            assert same_bits(np.array(found), np.array(expected)) or (np.isnan(found) and np.isnan(expected))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("draw", ["normal", "lognormal", "constant", "two values", "sorted"])
+def test_order_statistic_equals_partition_of_forty_million(native: NativeBackend, draw: str, threads: int) -> None:
+    n = 40_000_000 if (draw, threads) == ("normal", 2) else 400_000
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal(n, np.float32)
+    if draw == "lognormal":
+        x = np.exp(x)
+    elif draw == "constant":
+        x[:] = 0.25
+    elif draw == "two values":
+        x = np.where(x > 0, np.float32(1), np.float32(-0.0))
+    elif draw == "sorted":
+        x.sort()
+    for k in (1, n // 5, n // 2, n):
+        found = native.order_statistic_exact(Buffer.from_numpy(x), k, threads=threads)
+        assert found == np.partition(x, k - 1)[k - 1]
+
+
+def test_order_statistic_of_float64_is_not_narrowed(native: NativeBackend) -> None:
+    x = 1 + np.random.default_rng(0).permutation(5000) * 2.0**-45
+    for view in (x, x[::-3]):
+        for k in (1, 700, view.size):
+            assert native.order_statistic_exact(Buffer.from_numpy(view), k, threads=2) == np.sort(view)[k - 1]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("n", (*SIZES, TWO_CHUNKS))
+def test_sta_forget(reference: NumpyBackend, isa: str, n: int, measure: str) -> None:
+    rng = np.random.default_rng(n)
+    for (dtype, other), kind in itertools.product(PAIRS, KINDS):
+        target, base, model = (Buffer.from_numpy(stored(weights(rng, n, "edges"), dtype), dtype) for _ in range(3))
+        scores = stored(importance(rng, n, kind), other)
+        results = []
+        for backend in (reference, NativeBackend(isa), NativeBackend(isa, 64)):
+            out, buffer = poisoned(n, dtype)
+            counts = np.array([5], np.int64)
+            backend.sta_forget(
+                target, base, model,
+                ImportanceSource(
+                    measure,
+                    None if measure == "amp" else Buffer.from_numpy(scores, other),
+                    None if measure == "lp" else model,
+                ),
+                threshold=0.0003, weight=0.75, lambda_=1.5, out=buffer, counts_address=counts.ctypes.data, threads=2,
+            )  # fmt: skip
+            results.append((out, counts))
+        for out, counts in results[1:]:
+            assert same_bits(out, results[0][0])
+            assert counts == results[0][1]
+
+
+@pytest.mark.parametrize("n", (*SIZES, TWO_CHUNKS))
+def test_taylor_accumulate(reference: NumpyBackend, native: NativeBackend, n: int) -> None:
+    rng = np.random.default_rng(n)
+    for dtype, grad_dtype in PAIRS:
+        start = stored(importance(rng, n, "edges"), dtype)
+        grad = Buffer.from_numpy(stored(weights(rng, n, "edges"), grad_dtype), grad_dtype)
+        totals = [start.copy(), start.copy()]
+        for backend, total in zip((reference, native), totals, strict=True):
+            backend.taylor_accumulate(Buffer.from_numpy(total, dtype), grad, threads=2)
+        assert same_bits(*totals)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("n", (*SIZES, TWO_CHUNKS))
+def test_taylor_finish(reference: NumpyBackend, native: NativeBackend, n: int, measure: str) -> None:
+    rng = np.random.default_rng(n)
+    for (dtype, param_dtype), in_place in itertools.product(PAIRS, (False, True)):
+        start = stored(importance(rng, n, "plain"), dtype)
+        param = Buffer.from_numpy(stored(weights(rng, n, "edges"), param_dtype), param_dtype)
+        results = []
+        for backend in (reference, native):
+            total = start.copy()
+            out = total if in_place else poisoned(n, dtype)[0]
+            minmax, leaves = np.array([np.inf, -np.inf], np.float32), np.zeros(-(-n // 4096))
+            backend.taylor_finish(
+                Buffer.from_numpy(total, dtype), param, measure=measure, out=Buffer.from_numpy(out, dtype),
+                minmax=minmax, leaves=leaves, threads=2,
+            )  # fmt: skip
+            results.append((out, minmax, leaves))
+        assert all(same_bits(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_first_nonfinite(native: NativeBackend) -> None:
+    for dtype in DType:
+        arrays = [np.zeros(200_000, dtype.numpy) for _ in range(3)]
+        buffers = [Buffer.from_numpy(array, dtype) for array in arrays]
+        assert native.first_nonfinite(buffers) is None
+        for operand, index, value in ((2, 199_999, np.nan), (1, 150_000, np.inf), (1, 70_000, -np.inf), (0, 3, np.nan)):
+            arrays[operand][index] = stored(np.array([value], np.float32), dtype)[0]
+            assert native.first_nonfinite(buffers) == (operand, index)
+            assert native.first_nonfinite(buffers, threads=3) == (operand, index)
