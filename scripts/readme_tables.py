@@ -1,0 +1,82 @@
+"""Write the README's tables from committed data, and from nothing else.
+
+Between ``<!-- demo: … -->`` and ``<!-- /demo -->`` goes the table of ``docs/demo/results.json``, which a run of
+``make demo`` wrote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sta_kernels.demo.table import render as demo_table
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+DEMO = ROOT / "docs" / "demo"
+PICTURE = "selection_rate.png"
+
+
+def demo_section(results: dict[str, Any]) -> str:
+    """The demo's table, what produced it, and its picture."""
+    versions, machine = results["versions"], results["machine"]
+    made = (
+        f"Written by `make demo` with sta_kernels {versions['sta_kernels']}, torch {versions['torch']} on "
+        f"{machine['processor']}, {machine['threads']} threads, in {results['seconds']['total']:.0f} s."
+    )
+    picture = f"![Share of entries that each task keeps, by layer](docs/demo/{PICTURE})"
+    return "\n\n".join((demo_table(results), made, picture))
+
+
+def filled(text: str, name: str, content: str) -> str:
+    """The text with ``content`` between the markers of that name.
+
+    Raises:
+        ValueError: the text has not exactly one such pair of markers.
+    """
+    pattern = re.compile(rf"(?<=<!-- {name}: written by `make readme` -->\n).*?(?=<!-- /{name} -->)", re.DOTALL)
+    text, count = pattern.subn(lambda _: f"\n{content}\n\n", text)
+    if count != 1:
+        raise ValueError(f"expected the markers of {name!r} once, found them {count} times")
+    return text
+
+
+def take_over(run: Path) -> None:
+    """Copy what the table and the picture come from out of a demo's output folder."""
+    DEMO.mkdir(parents=True, exist_ok=True)
+    for name in ("results.json", PICTURE):
+        shutil.copyfile(run / name, DEMO / name)
+
+
+def written(text: str) -> str:
+    """The README with all tables as their data say."""
+    results = json.loads((DEMO / "results.json").read_text(encoding="utf-8"))
+    return filled(text, "demo", demo_section(results))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the README, or check it."""
+    parser = argparse.ArgumentParser(description="Write the README's tables from docs/demo and benchmarks/results.")
+    parser.add_argument("--demo", type=Path, metavar="DIR", help="first take over results and picture of this run")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where the README would change")
+    arguments = parser.parse_args(argv)
+    if arguments.demo is not None:
+        take_over(arguments.demo)
+    before = README.read_text(encoding="utf-8")
+    after = written(before)
+    if arguments.check and after != before:
+        print("README.md: its tables are not those of their data; run `make readme`", file=sys.stderr)
+        return 1
+    if not arguments.check:
+        README.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
