@@ -84,3 +84,14 @@ def test_total_may_be_its_own_gradient():
 def test_nan_shows_in_the_range():
     _, stats = ops.taylor_finish(torch.tensor([1.0, torch.nan]), torch.tensor([1.0, 1.0]))
     assert stats.isnan().all()
+
+
+def test_mean_is_summed_pairwise():
+    """Leaves a, 1, 1, 1 with a + 1 = a in float64: in pairs the last two survive, one by one none does."""
+    total = torch.zeros(4, 4096)
+    total[:, 0] = torch.tensor([2.0**53, 1, 1, 1])
+    total[0, 1] = 2.0**29  # a lies midway between two float32 numbers, so that what survives decides the rounding
+    _, stats = ops.taylor_finish(total, torch.ones(4, 4096))
+    assert stats[2].item() == (2.0**53 + 2.0**30) / total.numel()
+    assert ops.normaliser([total], "mean")[0, 1].item() == stats[2].item()
+    assert ops.normaliser([list(total)], "mean")[0, 1].item() == stats[2].item()
