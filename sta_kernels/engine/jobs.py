@@ -143,16 +143,32 @@ class Job:
         return list(read)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
-        return asdict(self)
+        """As JSON types; written out, since a plan of thousands of jobs is digested before anything is read."""
+        settings = self.settings
+        return {
+            "name": self.name,
+            "tensor": self.tensor,
+            "shape": self.shape,
+            "action": self.action,
+            "start": self.start,
+            "stop": self.stop,
+            "dtype": self.dtype,
+            "operands": [[o.role, o.input, o.name, o.dtype] for o in self.operands],
+            "shard": self.shard,
+            "offset": self.offset,
+            "settings": settings and {"shared": dict(settings.shared), "per_model": dict(settings.per_model)},
+            "summaries": [s and [s.min, s.max, s.mean] for s in self.summaries],
+            "differing": self.differing,
+            "refuse": self.refuse,
+        }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Job:
         """Read :meth:`to_json` back."""
         fields = dict(record)
         fields["shape"] = tuple(record["shape"])
-        fields["operands"] = tuple(Operand(**operand) for operand in record["operands"])
-        fields["summaries"] = tuple(s and Summary(**s) for s in record["summaries"])
+        fields["operands"] = tuple(Operand(*operand) for operand in record["operands"])
+        fields["summaries"] = tuple(s and Summary(*s) for s in record["summaries"])
         if record["settings"] is not None:
             per_model = {name: tuple(values) for name, values in record["settings"]["per_model"].items()}
             fields["settings"] = Settings(record["settings"]["shared"], per_model)
