@@ -2,8 +2,10 @@
 
 Each op is registered with ``torch.library`` under ``torch.ops.sta_kernels``, with a functional form and, where a
 result can be large, one that writes into ``out``; functions that call them compile with
-``torch.compile(fullgraph=True)``. Merging is not differentiated: parameters that require a gradient are read as plain
-values.
+``torch.compile(fullgraph=True)``. The compiler makes a constant of every number that it hands to an op: it compiles
+again for another ``weight``, ``lambda_`` or ``sta_forget``'s p, and once for each of the N outcomes of ``sta_merge``'s
+p (``torch._dynamo.config.recompile_limit`` bounds how often). Merging is not differentiated: parameters that require a
+gradient are read as plain values.
 """
 
 from sta_kernels.ops.linear import linear, task_arithmetic
