@@ -4,6 +4,7 @@ Arguments: recipe (JSON), output folder, what to count (``record`` of the journa
 its final name, ``second`` of time, ``never``), and at which count to die.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -25,15 +26,14 @@ runs.TILE_SET = 150 << 10
 def die_at(owner: Any, name: str, count: int, *, after: bool) -> None:
     """Replace a method by one that ends the process at its count-th call."""
     original = getattr(owner, name)
-    calls = 0
+    calls = itertools.count(1)  # its next() is atomic: workers call at the same time
 
     def counting(*arguments: Any, **keywords: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == count and not after:
+        last = next(calls) == count
+        if last and not after:
             os.kill(os.getpid(), signal.SIGKILL)
         result = original(*arguments, **keywords)
-        if calls == count:
+        if last:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 

@@ -70,8 +70,9 @@ def test_bound_and_bits(large: dict[str, Any], tmp_path: Path) -> None:
     digests = set()
     for limit in ("192MB", "256MB", "2GB"):
         highest, digest = measured(large, tmp_path / limit, limit)
-        assert 58_000_000 < highest < parse_size(limit, "limit")  # the segment was held whole, in private memory
+        assert highest < parse_size(limit, "limit")
         digests.add(digest)
+    assert highest > 58_000_000  # given room, the segment was held whole, and in memory that counts
     assert len(digests) == 1
 
 
