@@ -22,7 +22,7 @@ unexport PYTHONPATH
 
 .PHONY: help
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo
 demo: $(VENV)/.with-demo ## fine-tune, merge and forget real image tasks; print the accuracies
@@ -36,13 +36,17 @@ test: $(VENV)/.with-test ## run the tests
 bench: $(VENV)/.with-bench ## time the kernels against their baselines; rows go to benchmarks/results
 	cd benchmarks && $(PYTEST) $(BENCH_ARGS)
 
+.PHONY: bench-memory
+bench-memory: $(VENV)/.with-bench ## merge large checkpoints under several memory limits; takes 11 GB of disk
+	$(PYTHON_IN) -m benchmarks.memory $(BENCH_ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.with-dev ## check style, types and formatting, and that the README's tables are those of their data
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/clang-format --dry-run -Werror $(NATIVE)
-	$(PYTHON_IN) scripts/readme_tables.py --check
+	$(PYTHON_IN) -m scripts.readme_tables --check
 
 .PHONY: format
 format: $(VENV)/.with-dev ## put the sources into the format that `make lint` checks
@@ -52,7 +56,7 @@ format: $(VENV)/.with-dev ## put the sources into the format that `make lint` ch
 
 .PHONY: readme
 readme: $(VENV)/.with-dev ## write the README's tables anew, from demo-out where there is one, and benchmarks/results
-	$(PYTHON_IN) scripts/readme_tables.py $(if $(wildcard demo-out/results.json),--demo demo-out)
+	$(PYTHON_IN) -m scripts.readme_tables $(if $(wildcard demo-out/results.json),--demo demo-out)
 
 .PHONY: clean
 clean: ## remove the virtual environment and all that was built or cached

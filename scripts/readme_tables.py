@@ -1,7 +1,10 @@
 """Write the README's tables from committed data, and from nothing else.
 
-Between ``<!-- demo: … -->`` and ``<!-- /demo -->`` goes the table of ``docs/demo/results.json``, which a run of
-``make demo`` wrote.
+    python -m scripts.readme_tables                    # write them
+    python -m scripts.readme_tables --demo demo-out    # first take over what a run of `make demo` wrote
+    python -m scripts.readme_tables --check            # write nothing; fail where the README would change
+
+The demo's table comes from ``docs/demo/results.json``, that of the benchmarks from ``benchmarks/results/*.jsonl``.
 """
 
 from __future__ import annotations
@@ -15,11 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import bars, records
+from benchmarks.summary import bar_table, provenance
 from sta_kernels.demo.table import render as demo_table
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DEMO = ROOT / "docs" / "demo"
+RESULTS = "results.json"
 PICTURE = "selection_rate.png"
 
 
@@ -27,11 +33,19 @@ def demo_section(results: dict[str, Any]) -> str:
     """The demo's table, what produced it, and its picture."""
     versions, machine = results["versions"], results["machine"]
     made = (
-        f"Written by `make demo` with sta_kernels {versions['sta_kernels']}, torch {versions['torch']} on "
-        f"{machine['processor']}, {machine['threads']} threads, in {results['seconds']['total']:.0f} s."
+        f"Written by `make demo` with sta_kernels {versions['sta_kernels']} and torch {versions['torch']} on "
+        f"{machine['processor']}, {machine['threads']} threads, in {results['seconds']['total']:.0f} seconds."
     )
     picture = f"![Share of entries that each task keeps, by layer](docs/demo/{PICTURE})"
     return "\n\n".join((demo_table(results), made, picture))
+
+
+def benchmark_section(rows: list[records.Row]) -> str:
+    """Every bar and what was measured for it; where nothing was, a line that says so."""
+    listed = bars.bars()
+    findings = [bar.find(rows) for bar in listed]
+    origin = provenance([finding.row for finding in findings if finding is not None])
+    return f"{bar_table(listed, findings)}\n\n{origin}" if any(findings) else origin
 
 
 def filled(text: str, name: str, content: str) -> str:
@@ -48,16 +62,17 @@ def filled(text: str, name: str, content: str) -> str:
 
 
 def take_over(run: Path) -> None:
-    """Copy what the table and the picture come from out of a demo's output folder."""
+    """Copy what table and picture come from out of a demo's output folder."""
     DEMO.mkdir(parents=True, exist_ok=True)
-    for name in ("results.json", PICTURE):
+    for name in (RESULTS, PICTURE):
         shutil.copyfile(run / name, DEMO / name)
 
 
 def written(text: str) -> str:
     """The README with all tables as their data say."""
-    results = json.loads((DEMO / "results.json").read_text(encoding="utf-8"))
-    return filled(text, "demo", demo_section(results))
+    results = json.loads((DEMO / RESULTS).read_text(encoding="utf-8"))
+    text = filled(text, "demo", demo_section(results))
+    return filled(text, "benchmarks", benchmark_section(records.read(records.RESULTS)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
