@@ -1,7 +1,7 @@
 """Builds the native core: one shared library, one translation unit per instruction set, no torch, no Python in it.
 
-Everything else is declared in pyproject.toml. Without a working C++ compiler the build goes on without the library, and the
-package runs on its NumPy reference.
+Everything else is declared in pyproject.toml. Without a working C++ compiler the build goes on without the library, and
+the package runs on its NumPy reference.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("bindings/src")
-COMMON = ["-std=c++17", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-pthread"]
+COMMON = ["-std=c++17", "-O2", "-g0", "-fPIC", "-pthread"]
+COMMON += ["-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 # GCC reports its own AVX-512 header as using uninitialised values.
-AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-Wno-maybe-uninitialized"]
 
 
 def units() -> list[tuple[str, list[str]]]:

@@ -105,7 +105,8 @@ STA_API int32_t sta_taylor_finish(int64_t n, const sta_operand* total, const sta
 STA_API int32_t sta_first_nonfinite(int64_t n, int32_t n_operands, const sta_operand* operands, int64_t* operand,
                                     int64_t* index, const sta_options* options);
 
-/* The roofline of the access pattern: reads the inputs, writes one output, only adds. */
+/* The roofline of the access pattern: reads the inputs, writes one output, only adds. Contiguous float32 and bfloat16.
+ */
 STA_API int32_t sta_stream_sum(int64_t n, int32_t n_inputs, const sta_operand* inputs, const sta_operand* out,
                                const sta_options* options);
 

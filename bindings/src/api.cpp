@@ -437,12 +437,16 @@ int32_t sta_first_nonfinite(int64_t n, int32_t n_operands, const sta_operand* op
 
 int32_t sta_stream_sum(int64_t n, int32_t n_inputs, const sta_operand* inputs, const sta_operand* out,
                        const sta_options* options) {
-  if (n < 0 || n_inputs < 1 || !inputs || !out) return STA_INVALID;
+  if (n < 0 || n_inputs < 1 || n_inputs > STA_MAX_TASKS || !inputs || !out) return STA_INVALID;
   Run run;
   if (const int32_t status = run.set(options)) return status;
   Operands streams(n);
   streams.reserve(n_inputs + 1);
   if (!streams.add(out, 1) || !streams.add(inputs, n_inputs)) return STA_INVALID;
+  for (int64_t i = 0; i < streams.count(); ++i) {
+    const Stream& stream = streams[static_cast<size_t>(i)];
+    if (stream.layout || (stream.dtype != STA_F32 && stream.dtype != STA_BF16)) return STA_INVALID;
+  }
   const bool streaming = streams_out(streams[0], n);
   return parallel(run, n, 4, chunks_of(n), [&](int64_t chunk, int, float* scratch) {
     const int64_t begin = chunk * kChunk;

@@ -43,7 +43,8 @@ class Backend(Protocol):
         """Normalise, select among the N tasks, accumulate (eq. 13–17).
 
         ``normaliser_address``: float32 [N, 2], (shift, divisor). ``k``: 0..N, ranks from below that are dropped.
-        ``counts_address``: int64 [N + 1], added to: kept entries per task, then positions that keep nothing; 0 for none.
+        ``counts_address``: int64 [N + 1], added to: kept entries per task, then positions that keep nothing; 0 for
+        none.
         """
 
     def weighted_sum(
@@ -110,7 +111,10 @@ class Backend(Protocol):
         counts_address: int,
         threads: int,
     ) -> None:
-        """``target − λ·(w·τ)`` where the importance exceeds ``threshold`` (eq. 18–20). ``counts_address``: int64 [1]."""
+        """``target − λ·(w·τ)`` where the importance exceeds ``threshold`` (eq. 18–20).
+
+        ``counts_address``: int64 [1], added to; 0 for none.
+        """
 
     def taylor_accumulate(self, total: Buffer, grad: Buffer, *, threads: int) -> None:
         """``total += |grad|`` in place (eq. 12's sum)."""
@@ -128,8 +132,9 @@ class Backend(Protocol):
     ) -> None:
         """``|θ|·total`` (``·θ²`` for lp_amp; ``θ²`` for amp) into ``out``; its range and leaf sums on the way.
 
-        ``out`` may be ``total``. ``minmax``: float32 [2], folded into; ``leaves`` as in :meth:`ranges`. Both describe the values as written to ``out``.
+        ``out`` may be ``total``. ``minmax``: float32 [2], folded into; ``leaves`` as in :meth:`ranges`. Both describe the
+        values as written to ``out``.
         """
 
-    def first_nonfinite(self, buffers: Sequence[Buffer]) -> tuple[int, int] | None:
+    def first_nonfinite(self, buffers: Sequence[Buffer], *, threads: int = 1) -> tuple[int, int] | None:
         """(buffer, flat index) of the first NaN or infinity, or None."""

@@ -218,7 +218,7 @@ class NumpyBackend:
             _set_leaves(leaves, part, written)
 
     @ieee_arithmetic()
-    def first_nonfinite(self, buffers: Sequence[Buffer]) -> tuple[int, int] | None:
+    def first_nonfinite(self, buffers: Sequence[Buffer], *, threads: int = 1) -> tuple[int, int] | None:
         """First NaN or infinity, buffer by buffer, of the float32 values: see :meth:`Backend.first_nonfinite`."""
         for i, buffer in enumerate(buffers):
             operand = _Operand(buffer)

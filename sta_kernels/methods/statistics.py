@@ -131,9 +131,14 @@ class _RangeAccumulator:
     def update(self, backend: Backend, source: ImportanceSource, offset: int, *, threads: int) -> None:
         tile = np.array([[np.inf, -np.inf]], np.float32)
         backend.ranges([source], tile, None, threads=threads)
+        low, high = tile[0]
         with self._lock:
-            self._minmax[0, 0] = np.minimum(self._minmax[0, 0], tile[0, 0])
-            self._minmax[0, 1] = np.maximum(self._minmax[0, 1], tile[0, 1])
+            least, greatest = self._minmax[0]
+            # NaN sticks; between equal zeros the sign decides, as within a tile.
+            if np.isnan(low) or low < least or (low == least and np.signbit(low)):
+                self._minmax[0, 0] = low
+            if np.isnan(high) or high > greatest or (high == greatest and not np.signbit(high)):
+                self._minmax[0, 1] = high
 
     @ieee_arithmetic()
     def end_of_pass(self) -> bool:

@@ -25,7 +25,7 @@ def source(measure: str, n: int, dtype: DType, theta_dtype: DType, kind: str, se
 
 
 @pytest.mark.parametrize("with_base", [True, False])
-@pytest.mark.parametrize("n", (*SIZES, TWO_CHUNKS))
+@pytest.mark.parametrize("n", [*SIZES, TWO_CHUNKS])
 def test_weighted_sum(reference: NumpyBackend, isa: str, n: int, with_base: bool) -> None:
     rng = np.random.default_rng(n)
     for (dtype, other), n_models, tile in itertools.product(PAIRS, (1, 2, 5), (None, 64)):
@@ -132,7 +132,7 @@ def test_order_statistic_of_float64_is_not_narrowed(native: NativeBackend) -> No
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-@pytest.mark.parametrize("n", (*SIZES, TWO_CHUNKS))
+@pytest.mark.parametrize("n", [*SIZES, TWO_CHUNKS])
 def test_sta_forget(reference: NumpyBackend, isa: str, n: int, measure: str) -> None:
     rng = np.random.default_rng(n)
     for (dtype, other), kind in itertools.product(PAIRS, KINDS):
@@ -157,7 +157,7 @@ def test_sta_forget(reference: NumpyBackend, isa: str, n: int, measure: str) -> 
             assert counts == results[0][1]
 
 
-@pytest.mark.parametrize("n", (*SIZES, TWO_CHUNKS))
+@pytest.mark.parametrize("n", [*SIZES, TWO_CHUNKS])
 def test_taylor_accumulate(reference: NumpyBackend, native: NativeBackend, n: int) -> None:
     rng = np.random.default_rng(n)
     for dtype, grad_dtype in PAIRS:
@@ -170,7 +170,7 @@ def test_taylor_accumulate(reference: NumpyBackend, native: NativeBackend, n: in
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-@pytest.mark.parametrize("n", (*SIZES, TWO_CHUNKS))
+@pytest.mark.parametrize("n", [*SIZES, TWO_CHUNKS])
 def test_taylor_finish(reference: NumpyBackend, native: NativeBackend, n: int, measure: str) -> None:
     rng = np.random.default_rng(n)
     for (dtype, param_dtype), in_place in itertools.product(PAIRS, (False, True)):

@@ -115,7 +115,7 @@ STA_INLINE void sort_lanes(V::F* y) {
 // How a step reads its operands and writes its result: kVectors vectors of V::W elements at a time, the h-th by
 // load<h>.
 struct Float32Format {
-  static constexpr int kVectors = 1;
+  static constexpr int64_t kItem = 4;
   template <int h>
   STA_INLINE V::F load(const void* p, int64_t i) {
     return V::load(floats(p) + i);
@@ -123,7 +123,7 @@ struct Float32Format {
 };
 
 struct BFloat16Format {
-  static constexpr int kVectors = 1;
+  static constexpr int64_t kItem = 2;
   template <int h>
   STA_INLINE V::F load(const void* p, int64_t i) {
     return V::load_bf16(static_cast<const uint16_t*>(p) + i);
@@ -132,13 +132,18 @@ struct BFloat16Format {
 
 // Even elements, then odd ones: one operation each to widen, where consecutive ones take two.
 struct BFloat16Pairs {
-  static constexpr int kVectors = 2;
+  static constexpr int64_t kItem = 2;
   template <int h>
   STA_INLINE V::F load(const void* p, int64_t i) {
     const V::I raw = V::iload(static_cast<const uint16_t*>(p) + i);
     return V::from_bits(h ? V::iand(raw, V::iset(0xffff0000u)) : V::sll16(raw));
   }
 };
+
+template <class Format>
+STA_INLINE void ahead(const void* p, int64_t i) {
+  V::prefetch(static_cast<const char*>(p) + i * Format::kItem + kAhead);
+}
 
 // base + lambda * sum, or the base's own bits where nothing was kept.
 STA_INLINE V::F finish_vector(const MergeRule& rule, V::F base, V::F sum, V::M any) {

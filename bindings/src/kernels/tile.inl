@@ -2,6 +2,10 @@
 
 STA_INLINE int64_t whole_vectors(int64_t n) { return (n + V::W - 1) / V::W * V::W; }
 
+// Bytes ahead of a stream's position that are asked for. With a dozen streams the processor's own prefetchers lose
+// track.
+constexpr int64_t kAhead = 1024;
+
 // Hands out scratch tiles of one thread.
 struct Arena {
   float* next;

@@ -21,6 +21,7 @@ struct V {
   STA_INLINE void store(float* p, F a) { _mm512_storeu_ps(p, a); }
   STA_INLINE void stream(void* p, F a) { _mm512_stream_ps(static_cast<float*>(p), a); }
   STA_INLINE void fence() { _mm_sfence(); }
+  STA_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
   STA_INLINE F set(float a) { return _mm512_set1_ps(a); }
   STA_INLINE F zero() { return _mm512_setzero_ps(); }
   STA_INLINE F add(F a, F b) { return _mm512_add_ps(a, b); }

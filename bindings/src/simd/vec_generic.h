@@ -76,6 +76,7 @@ struct V {
   STA_INLINE void store(float* p, F a) { memcpy(p, &a, sizeof a); }
   STA_INLINE void stream(void* p, F a) { memcpy(p, &a, sizeof a); }
   STA_INLINE void fence() {}
+  STA_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
   STA_INLINE F set(float a) { return F{a, a, a, a}; }
   STA_INLINE F zero() { return F{}; }
   STA_INLINE F add(F a, F b) { return a + b; }
