@@ -132,8 +132,8 @@ class Backend(Protocol):
     ) -> None:
         """``|θ|·total`` (``·θ²`` for lp_amp; ``θ²`` for amp) into ``out``; its range and leaf sums on the way.
 
-        ``out`` may be ``total``. ``minmax``: float32 [2], folded into; ``leaves`` as in :meth:`ranges`. Both describe the
-        values as written to ``out``.
+        ``out`` may be ``total``. ``minmax``: float32 [2], folded into; ``leaves`` as in :meth:`ranges`. Both describe
+        the values as written to ``out``.
         """
 
     def first_nonfinite(self, buffers: Sequence[Buffer], *, threads: int = 1) -> tuple[int, int] | None:

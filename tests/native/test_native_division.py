@@ -19,7 +19,8 @@ def boundary_cases(divisors: np.ndarray, shift: int) -> tuple[np.ndarray, np.nda
     """All (x, d) of 24-bit integers with x 2^shift = (2m + 1) d + j, |j| < NEAR: quotients next to a boundary.
 
     d = 2^t d', d' odd. Both sides are divisible by 2^t, so j is: x 2^(shift - t) = (2m + 1) d' + j'. That fixes x
-    modulo d'. j = 0 cannot be (one side would be odd), so t is at most 2, and d' large. (Even multiples of d are listed too.)
+    modulo d'. j = 0 cannot be (one side would be odd), so t is at most 2, and d' large. Even multiples of d are listed
+    too.
     """
     found_x, found_d = [], []
     twos = np.zeros(divisors.size, np.int64)
