@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from benchmarks import records
 from sta_kernels.kernels import ENVIRONMENT_VARIABLE
 
 WINDOW = 1 << 18
+# After a parallel region, OpenMP's workers spin for some milliseconds, on processors that the next contender needs.
+PAUSE = 0.02
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _QUANTILES = {"p20": 0.2, "p50": 0.5, "p80": 0.8}
 
@@ -73,12 +75,14 @@ class Contest:
 
         def run_others() -> None:
             for each in order:
+                sleep(PAUSE)
                 began = perf_counter()
                 result = each.run()
                 times[each.name].append(perf_counter() - began)
                 del result
             if order:
                 order.append(order.pop(0))
+            sleep(PAUSE)
 
         self._benchmark.group = op
         self._benchmark.pedantic(ours.run, setup=run_others, rounds=max(3, round(self._rounds * share_of_rounds)))

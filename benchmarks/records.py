@@ -29,7 +29,7 @@ def environment() -> Row:
     Raises:
         RuntimeError: the native core, which is what is measured, does not serve.
     """
-    done = subprocess.run([*program(), "info", "--json"], cwd=HERE, capture_output=True, text=True, check=True)
+    done = subprocess.run([*program(), "info", "--json"], cwd=HERE, stdout=subprocess.PIPE, text=True, check=True)
     facts = json.loads(done.stdout)
     if facts["backend"] != "native":
         raise RuntimeError(f"only the native core is worth timing, and it does not serve: {facts['reason']}")

@@ -21,7 +21,7 @@ NUMPY = ("python, numpy", [sys.executable, "-c", "import numpy"])
 
 
 def run(arguments: Sequence[str]) -> str:
-    return subprocess.run(arguments, cwd=records.HERE, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(arguments, cwd=records.HERE, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def contenders(name: str, arguments: Sequence[str]) -> list[Contender]:
