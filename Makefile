@@ -37,7 +37,7 @@ bench: $(VENV)/.with-bench ## time the kernels against their baselines; rows go 
 	cd benchmarks && $(PYTEST) $(BENCH_ARGS)
 
 .PHONY: bench-memory
-bench-memory: $(VENV)/.with-bench ## merge large checkpoints under several memory limits; takes 11 GB of disk
+bench-memory: $(VENV)/.with-bench ## merge large checkpoints under several memory limits; takes 8 GB of disk
 	$(PYTHON_IN) -m benchmarks.memory $(BENCH_ARGS)
 
 .PHONY: lint

@@ -1,6 +1,6 @@
 """Peak anonymous memory of a merge of large checkpoints, from outside, under several limits.
 
-    python -m benchmarks.memory                              # 11 GB of disk; the sizes that the bar is stated for
+    python -m benchmarks.memory                              # 8 GB of disk; the sizes that the bar is stated for
     python -m benchmarks.memory --megabytes 20 --limits 192  # a trial
 
 Writes a base and fine-tuned models as bfloat16 with float32 importances, merges them once per limit in a process of
