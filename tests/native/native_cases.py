@@ -9,7 +9,7 @@ import numpy as np
 
 from sta_kernels.kernels.buffers import Buffer, DType
 
-KINDS = ("plain", "ties", "constant", "edges")
+KINDS = ("plain", "ties", "constant", "edges", "quotients", "tiny quotients")
 SUBNORMAL = np.float32(1e-42)
 
 
@@ -32,7 +32,11 @@ def weights(rng: np.random.Generator, n: int, kind: str) -> np.ndarray[Any, Any]
 
 
 def importance(rng: np.random.Generator, n: int, kind: str) -> np.ndarray[Any, Any]:
-    """Importances of one task: lognormal over many binades, tied, constant, or with subnormals and NaN."""
+    """Importances of one task: lognormal over many binades, tied, constant, or with subnormals and NaN.
+
+    The last two kinds tie only after a correctly rounded division: each task holds the same fractions of a maximum of its
+    own, and a quotient that is off by one unit in the last place breaks the tie. Tiny ones are subnormal before it.
+    """
     values = np.exp(rng.normal(-8, 3, n)).astype(np.float32)
     if kind == "ties":
         values = rng.integers(0, 4, n).astype(np.float32)
@@ -43,6 +47,15 @@ def importance(rng: np.random.Generator, n: int, kind: str) -> np.ndarray[Any, A
         values[rng.random(n) < 0.2] = SUBNORMAL * rng.integers(1, 9)
         values[rng.random(n) < 0.05] = np.nan
         values[rng.random(n) < 0.05] = -0.0
+    elif kind == "quotients":
+        fractions = np.random.default_rng(n).integers(0, 9, n).astype(np.float32) / 8
+        values = np.float32(rng.uniform(1, 2)) * fractions
+        values[:1] = values.max(initial=0)
+    elif kind == "tiny quotients":
+        steps = np.random.default_rng(n).integers(0, 1 << 12, n).astype(np.float32)
+        factor = np.float32(rng.choice([3, 5, 7, 11, 13, 41, 47, 55, 61]))
+        values = factor * steps * np.float32(2.0**-149)
+        values[:1] = factor * np.float32(2.0**-98)
     return values
 
 
