@@ -34,8 +34,8 @@ def weights(rng: np.random.Generator, n: int, kind: str) -> np.ndarray[Any, Any]
 def importance(rng: np.random.Generator, n: int, kind: str) -> np.ndarray[Any, Any]:
     """Importances of one task: lognormal over many binades, tied, constant, or with subnormals and NaN.
 
-    The last two kinds tie only after a correctly rounded division: each task holds the same fractions of a maximum of its
-    own, and a quotient that is off by one unit in the last place breaks the tie. Tiny ones are subnormal before it.
+    The last two kinds tie only after a correctly rounded division: each task holds the same fractions of a maximum of
+    its own, and a quotient that is off by one unit in the last place breaks the tie. Tiny ones are subnormal before it.
     """
     values = np.exp(rng.normal(-8, 3, n)).astype(np.float32)
     if kind == "ties":
