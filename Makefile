@@ -32,6 +32,10 @@ demo: $(VENV)/.with-demo ## fine-tune, merge and forget real image tasks; print 
 test: $(VENV)/.with-test ## run the tests
 	cd tests && $(PYTEST) --timeout 600 $(PYTEST_ARGS)
 
+.PHONY: audit
+audit: $(VENV)/.with-test ## run the exhaustive tests that `make test` leaves out; takes minutes
+	cd tests && $(PYTEST) -m audit $(PYTEST_ARGS)
+
 .PHONY: bench
 bench: $(VENV)/.with-bench ## time the kernels against their baselines; rows go to benchmarks/results
 	cd benchmarks && $(PYTEST) $(BENCH_ARGS)
