@@ -11,6 +11,7 @@ namespace {
 #define STA_INLINE_MEMBER inline __attribute__((always_inline))
 
 #include "tile.inl"
+#include "select_lanes.inl"
 // One family a file, in the order of DESIGN's layers: statistics serve the families after them.
 #include "order_statistic.inl"
 #include "sta_forget.inl"

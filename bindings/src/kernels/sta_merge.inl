@@ -5,14 +5,27 @@ struct Norm {
   float shift, divisor, reciprocal;
 };
 
-// Where the elements of one step lie; which types they have is the kernel's business.
+// How a result leaves: float32 or bfloat16, through the caches or past them.
+enum class Store { kFloat32, kFloat32Past, kBFloat16, kBFloat16Past };
+
+// Where the elements of one step lie; which types the operands have is the kernel's business.
 struct MergeTile {
   const void* importance[STA_MAX_TASKS];
   const void* model[STA_MAX_TASKS];
   const void* base;
-  void* result;
+  char* result;
+  Store store;
   uint32_t* changed;  // null, or per element: was any task kept
 };
+
+STA_INLINE void put(const MergeTile& t, int64_t i, V::F value) {
+  switch (t.store) {
+    case Store::kFloat32: return V::store(reinterpret_cast<float*>(t.result) + i, value);
+    case Store::kFloat32Past: return V::stream(t.result + i * 4, value);
+    case Store::kBFloat16: return V::store_bf16(t.result + i * 2, value);
+    case Store::kBFloat16Past: return V::stream_bf16(t.result + i * 2, value);
+  }
+}
 
 STA_INLINE const float* floats(const void* p) { return static_cast<const float*>(p); }
 
@@ -77,42 +90,7 @@ STA_INLINE typename T::F normalise_fast(typename T::F x, const Norm& norm) {
   return T::fma(T::fnma(q, T::set(norm.divisor), x), c, q);
 }
 
-template <int kA, int kB>
-STA_INLINE void exchange(V::F* y) {
-  const V::F low = V::min(y[kA], y[kB]);
-  y[kB] = V::max(y[kA], y[kB]);
-  y[kA] = low;
-}
-
-// Sorting networks with the fewest known comparators. Callers use one output, so the compiler drops every comparator
-// that does not lead to it.
-template <int N>
-STA_INLINE void sort_lanes(V::F* y) {
-  if constexpr (N == 2) {
-    exchange<0, 1>(y);
-  } else if constexpr (N == 3) {
-    exchange<0, 2>(y), exchange<0, 1>(y), exchange<1, 2>(y);
-  } else if constexpr (N == 4) {
-    exchange<0, 2>(y), exchange<1, 3>(y), exchange<0, 1>(y), exchange<2, 3>(y), exchange<1, 2>(y);
-  } else if constexpr (N == 5) {
-    exchange<0, 3>(y), exchange<1, 4>(y), exchange<0, 2>(y), exchange<1, 3>(y), exchange<0, 1>(y), exchange<2, 4>(y);
-    exchange<1, 2>(y), exchange<3, 4>(y), exchange<2, 3>(y);
-  } else if constexpr (N == 6) {
-    exchange<0, 5>(y), exchange<1, 3>(y), exchange<2, 4>(y), exchange<1, 2>(y), exchange<3, 4>(y), exchange<0, 3>(y);
-    exchange<2, 5>(y), exchange<0, 1>(y), exchange<2, 3>(y), exchange<4, 5>(y), exchange<1, 2>(y), exchange<3, 4>(y);
-  } else if constexpr (N == 7) {
-    exchange<0, 6>(y), exchange<2, 3>(y), exchange<4, 5>(y), exchange<0, 2>(y), exchange<1, 4>(y), exchange<3, 6>(y);
-    exchange<0, 1>(y), exchange<2, 5>(y), exchange<3, 4>(y), exchange<1, 2>(y), exchange<4, 6>(y), exchange<2, 3>(y);
-    exchange<4, 5>(y), exchange<1, 2>(y), exchange<3, 4>(y), exchange<5, 6>(y);
-  } else if constexpr (N == 8) {
-    exchange<0, 2>(y), exchange<1, 3>(y), exchange<4, 6>(y), exchange<5, 7>(y), exchange<0, 4>(y), exchange<1, 5>(y);
-    exchange<2, 6>(y), exchange<3, 7>(y), exchange<0, 1>(y), exchange<2, 3>(y), exchange<4, 5>(y), exchange<6, 7>(y);
-    exchange<2, 4>(y), exchange<3, 5>(y), exchange<1, 4>(y), exchange<3, 6>(y), exchange<1, 2>(y), exchange<3, 4>(y);
-    exchange<5, 6>(y);
-  }
-}
-
-// How a step reads its operands and writes its result: kVectors vectors of V::W elements at a time, the h-th by
+// How a step reads its operands: kVectors vectors of V::W elements at a time, the h-th by
 // load<h>.
 struct Float32Format {
   static constexpr int64_t kItem = 4;
@@ -188,83 +166,46 @@ STA_INLINE V::F merge_vector(const MergeRule& rule, const MergeTile& t, int64_t 
   const V::F threshold = y[K - 1];
   const V::F base = Weight::template load<h>(t.base, i);
   V::F sum = V::zero();
-  V::M mask[N], any{};
-  STA_UNROLL
-  for (int j = 0; j < N; ++j) {
-    mask[j] = V::gt(x[j], threshold);
+  V::M any{};
+  STA_UNROLL for (int j = 0; j < N; ++j) {
+    const V::M mask = V::gt(x[j], threshold);
     V::F term = V::sub(Weight::template load<h>(t.model[j], i), base);
     if (rule.weights) term = V::mul(V::set(rule.weights[j]), term);
-    sum = V::masked_add(sum, mask[j], term);
-    any = j ? V::mor(any, mask[j]) : mask[j];
+    sum = V::masked_add(sum, mask, term);
+    any = j ? V::mor(any, mask) : mask;
+    if (counts) counts[j] += V::popcount(V::mand(mask, valid));  // at once: there are too few mask registers to wait
   }
-  if (counts) {
-    STA_UNROLL
-    for (int j = 0; j < N; ++j) counts[j] += V::popcount(V::mand(mask[j], valid));
-    counts[N] += V::popcount(V::mandnot(any, valid));
-  }
+  if (counts) counts[N] += V::popcount(V::mandnot(any, valid));
   *changed = any;
   return finish_vector(rule, base, sum, any);
 }
 
-// Float32 results of a step; n may end within a vector.
+// n may end within a vector where the result goes to a tile.
 template <int N, int K, class Weight, class Importance>
-static void merge_fixed(const MergeRule& rule, const MergeTile& t, int64_t n, int64_t* counts, bool) {
-  float* result = static_cast<float*>(t.result);
+static void merge_fixed(const MergeRule& rule, const MergeTile& t, int64_t n, int64_t* counts) {
   for (int64_t i = 0; i < n; i += V::W) {
     const V::M valid = i + V::W <= n ? V::mtrue() : V::first(static_cast<int>(n - i));
     V::M any;
-    V::store(result + i, merge_vector<N, K, Weight, Importance, 0>(rule, t, i, valid, counts, &any));
+    put(t, i, merge_vector<N, K, Weight, Importance, 0>(rule, t, i, valid, counts, &any));
     if (t.changed) V::istore(t.changed + i, V::mask_to_int(any));
   }
 }
 
 // Bfloat16 from end to end, without a step through memory; n is a multiple of 2 W.
 template <int N, int K>
-static void merge_pairs(const MergeRule& rule, const MergeTile& t, int64_t n, int64_t* counts, bool streaming) {
-  uint16_t* result = static_cast<uint16_t*>(t.result);
+static void merge_pairs(const MergeRule& rule, const MergeTile& t, int64_t n, int64_t* counts) {
   using Pairs = BFloat16Pairs;
   for (int64_t i = 0; i < n; i += 2 * V::W) {
     V::M any;
     const V::F even = merge_vector<N, K, Pairs, Pairs, 0>(rule, t, i, V::mtrue(), counts, &any);
     const V::F odd = merge_vector<N, K, Pairs, Pairs, 1>(rule, t, i, V::mtrue(), counts, &any);
     const V::I packed = V::interleave_bf16(even, odd);
-    streaming ? V::istream(result + i, packed) : V::istore(result + i, packed);
+    t.store == Store::kBFloat16Past ? V::istream(t.result + i * 2, packed) : V::istore(t.result + i * 2, packed);
   }
-}
-
-// Leaves the r-th smallest (1-based) of n vectors in y[r - 1]: bubbles from the nearer end, or merge exchange
-// (Knuth, 5.2.2 M) where that takes fewer comparators.
-static V::F select_lanes(V::F* y, int n, int r) {
-  const int from_top = n - r + 1, passes = r < from_top ? r : from_top;
-  const auto swap = [y](int a, int b) {
-    const V::F low = V::min(y[a], y[b]);
-    y[b] = V::max(y[a], y[b]);
-    y[a] = low;
-  };
-  int log = 0;
-  while ((1 << log) < n) ++log;
-  if (passes * n < n * log * (log + 1) / 4) {
-    for (int pass = 0; pass < passes; ++pass) {
-      if (r < from_top) {
-        for (int j = n - 1; j > pass; --j) swap(j - 1, j);
-      } else {
-        for (int j = 0; j < n - 1 - pass; ++j) swap(j, j + 1);
-      }
-    }
-    return y[r - 1];
-  }
-  for (int p = 1 << (log - 1); p > 0; p /= 2) {
-    for (int q = 1 << (log - 1), part = 0, d = p;; d = q - p, q /= 2, part = p) {
-      for (int j = 0; j < n - d; ++j)
-        if ((j & p) == part) swap(j, j + d);
-      if (q == p) break;
-    }
-  }
-  return y[r - 1];
 }
 
 // Any number of tasks, any k, any treatment of ties.
-static void merge_general(const MergeRule& rule, const MergeTile& t, int64_t n, int64_t* counts, bool) {
+static void merge_general(const MergeRule& rule, const MergeTile& t, int64_t n, int64_t* counts) {
   const int n_tasks = rule.n_tasks, k = rule.k, ties = rule.ties;
   V::F x[STA_MAX_TASKS], y[STA_MAX_TASKS];
   for (int64_t i = 0; i < n; i += V::W) {
@@ -304,12 +245,12 @@ static void merge_general(const MergeRule& rule, const MergeTile& t, int64_t n, 
       if (counts) counts[j] += V::popcount(mask);
     }
     if (counts) counts[n_tasks] += V::popcount(V::mandnot(any, valid));
-    V::store(static_cast<float*>(t.result) + i, finish_vector(rule, base, sum, any));
+    put(t, i, finish_vector(rule, base, sum, any));
     if (t.changed) V::istore(t.changed + i, V::mask_to_int(any));
   }
 }
 
-using MergeTileFunction = void (*)(const MergeRule&, const MergeTile&, int64_t n, int64_t* counts, bool streaming);
+using MergeTileFunction = void (*)(const MergeRule&, const MergeTile&, int64_t n, int64_t* counts);
 
 // The formats for which kernels are compiled; every other mixture is converted to float32 tile by tile.
 enum class Formats { kFloat32, kBFloat16Weights, kBFloat16 };
@@ -354,49 +295,63 @@ static Formats formats_of(const MergeCall& call) {
   return weights && floats ? Formats::kBFloat16Weights : Formats::kFloat32;
 }
 
-// Elements [at, at + n) through float32 tiles; formats says which weights the kernel widens itself.
-static void merge_through_tiles(const MergeCall& call, const MergeRule& rule, MergeTileFunction run, Formats formats,
-                                int64_t at, int64_t n, int64_t tile, float* scratch, int64_t* counts) {
+// Sends results straight to the output; past_caches only where its stores are aligned.
+STA_INLINE void write_straight(MergeTile& t, const Stream& out, int64_t at, bool past_caches) {
+  t.result = out.data + at * out.itemsize;
+  const bool aligned = reinterpret_cast<intptr_t>(t.result) % (V::W * 4) == 0;
+  const bool past = past_caches && aligned;
+  if (out.dtype == STA_F32)
+    t.store = past ? Store::kFloat32Past : Store::kFloat32;
+  else
+    t.store = past ? Store::kBFloat16Past : Store::kBFloat16;
+}
+
+// Elements [at, at + n), what the kernel cannot read itself through float32 tiles.
+static void merge_step(const MergeCall& call, const MergeRule& rule, MergeTileFunction run, Formats formats, int64_t at,
+                       int64_t n, int64_t tile, float* scratch, int64_t* counts) {
   const bool keeps_double = call.out.dtype == STA_F64 && call.base.dtype == STA_F64;
-  const bool direct = formats == Formats::kBFloat16Weights;
+  const bool straight = n % V::W == 0 && (is_plain(call.out, STA_F32) || is_plain(call.out, STA_BF16));
+  const bool reads_weights = formats == Formats::kBFloat16Weights;
   Arena arena(scratch, tile);
   float* raw = arena.take(2);
   float* own = arena.take(2);
   float* result = arena.take();
   const auto weights = [&](const Stream& stream) -> const void* {
-    return direct ? stream.data + at * 2 : static_cast<const void*>(read_tile(stream, at, n, arena.take(), raw));
+    return reads_weights ? stream.data + at * 2 : static_cast<const void*>(read_tile(stream, at, n, arena.take(), raw));
   };
   MergeTile t;
-  t.result = result;
+  t.result = reinterpret_cast<char*>(result);
+  t.store = Store::kFloat32;
   t.changed = keeps_double ? reinterpret_cast<uint32_t*>(arena.take()) : nullptr;
+  if (straight) write_straight(t, call.out, at, call.streaming);
   t.base = weights(call.base);
   for (int j = 0; j < call.n_tasks; ++j) {
     t.model[j] = weights(call.finetuned[j]);
     float* room = arena.take();
     const float* stored = call.measure == STA_AMP ? nullptr : read_tile(call.importances[j], at, n, room, raw);
-    t.importance[j] = direct ? stored : measured(call.measure, stored, floats(t.model[j]), n, room);
+    t.importance[j] = reads_weights ? stored : measured(call.measure, stored, floats(t.model[j]), n, room);
   }
   if (keeps_double) read_raw(call.base, at, n, own);
-  run(rule, t, n, counts, false);
+  run(rule, t, n, counts);
   if (keeps_double) {
     write_tile_keeping(call.out, at, n, result, raw, reinterpret_cast<const double*>(own), t.changed);
-  } else {
+  } else if (!straight) {
     write_tile(call.out, at, n, result, raw, call.streaming);
   }
 }
 
-static void merge_in_place(const MergeCall& call, const MergeRule& rule, MergeTileFunction run, int64_t at, int64_t n,
-                           int64_t* counts) {
+// Bfloat16 from end to end: nothing passes through a tile.
+static void merge_narrow(const MergeCall& call, const MergeRule& rule, MergeTileFunction run, int64_t at, int64_t n,
+                         int64_t* counts) {
   MergeTile t;
   t.changed = nullptr;
   t.base = call.base.data + at * 2;
-  t.result = call.out.data + at * 2;
+  write_straight(t, call.out, at, call.streaming);
   for (int j = 0; j < call.n_tasks; ++j) {
     t.model[j] = call.finetuned[j].data + at * 2;
     t.importance[j] = call.importances[j].data + at * 2;
   }
-  const bool aligned = reinterpret_cast<intptr_t>(t.result) % (V::W * 4) == 0;
-  run(rule, t, n, counts, call.streaming && aligned);
+  run(rule, t, n, counts);
 }
 
 static void merge(const MergeCall& call, int64_t begin, int64_t end, int64_t tile, float* scratch, int64_t* counts) {
@@ -407,7 +362,7 @@ static void merge(const MergeCall& call, int64_t begin, int64_t end, int64_t til
   int64_t at = begin;
   if (formats == Formats::kBFloat16) {
     const int64_t whole = (end - begin) / (2 * V::W) * (2 * V::W);
-    merge_in_place(call, rule, pick(formats), at, whole, counts);
+    merge_narrow(call, rule, pick(formats), at, whole, counts);
     at += whole;
   }
   for (; at < end; at += tile) {
@@ -415,7 +370,7 @@ static void merge(const MergeCall& call, int64_t begin, int64_t end, int64_t til
     // A step that ends within a vector would read beyond the operands: its tail goes through padded tiles.
     const bool whole = n % V::W == 0;
     const Formats step = formats == Formats::kBFloat16Weights && whole ? formats : Formats::kFloat32;
-    merge_through_tiles(call, rule, pick(step), step, at, n, tile, scratch, counts);
+    merge_step(call, rule, pick(step), step, at, n, tile, scratch, counts);
   }
   V::fence();
 }
