@@ -110,8 +110,10 @@ def test_dry_run_as_json_has_the_figures_and_the_jobs(capsys: pytest.CaptureFixt
 
 
 def test_options_reach_the_engine(capsys: pytest.CaptureFixture[str]):
-    code, _, _ = run(capsys, "merge", "recipe.yaml", "out", "--out-shard-size", "1kB", "--max-memory", "300MB")
-    assert code == 0
+    options = ("--out-shard-size", "1kB", "--max-memory", "8GB")  # more than the tests before have left behind
+    _, out, _ = run(capsys, "merge", "recipe.yaml", "out", *options, "--dry-run", "--json")
+    assert json.loads(out)["max_memory"] == 8 * 10**9
+    assert run(capsys, "merge", "recipe.yaml", "out", *options)[0] == 0
     assert len(list(Path("out").glob("model-*-of-*.safetensors"))) > 1
     assert Path("out/model.safetensors.index.json").exists()
     assert run(capsys, "merge", "recipe.yaml", "out")[0] == 2  # other shards: another merge
