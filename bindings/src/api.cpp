@@ -7,8 +7,7 @@
 #include <mutex>
 #include <new>
 
-#include "dispatch.h"
-#include "pool.h"
+#include "calls.h"
 
 namespace {
 
@@ -16,54 +15,7 @@ using namespace sta;
 
 constexpr int64_t kStreamingBytes = int64_t{32} << 20;  // outputs above this are not read again while in the caches
 
-// Memory of all threads of one call.
-class ThreadScratch {
- public:
-  ThreadScratch(int threads, int64_t floats)
-      : pitch_((floats + 15) / 16 * 16),
-        memory_(static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>(threads * pitch_) * sizeof(float)))) {}
-  ~ThreadScratch() { std::free(memory_); }
-  ThreadScratch(const ThreadScratch&) = delete;
-  ThreadScratch& operator=(const ThreadScratch&) = delete;
-  explicit operator bool() const { return memory_ != nullptr; }
-  float* operator[](int slot) const { return memory_ + slot * pitch_; }
-
- private:
-  int64_t pitch_;
-  float* memory_;
-};
-
-int64_t chunks_of(int64_t n) { return (n + kChunk - 1) / kChunk; }
-
-// Runs function(chunk, slot, scratch) for every chunk. n: elements of the largest operand.
-template <typename Function>
-int32_t parallel(Run& run, int64_t n, int64_t n_operands, int64_t chunks, Function function) {
-  if (n <= 0) return STA_OK;
-  run.tile = std::min(run.tile, (n + 63) / 64 * 64);
-  const int threads = static_cast<int>(std::min<int64_t>(run.threads, chunks));
-  const ThreadScratch scratch(threads, scratch_floats(n_operands, run.tile));
-  if (!scratch) return STA_NO_MEMORY;
-  struct Context {
-    Function& function;
-    const ThreadScratch& scratch;
-  } context{function, scratch};
-  run_chunks(
-      chunks, threads,
-      [](void* p, int64_t chunk, int slot) {
-        const Context& c = *static_cast<Context*>(p);
-        c.function(chunk, slot, c.scratch[slot]);
-      },
-      &context);
-  return STA_OK;
-}
-
 bool streams_out(const Stream& out, int64_t n) { return n * out.itemsize >= kStreamingBytes; }
-
-// The importance operands that a measure needs are there.
-bool has_sources(int32_t measure, const sta_operand* importance, const sta_operand* theta) {
-  return measure >= STA_LP && measure <= STA_LP_AMP && (measure == STA_AMP || importance) &&
-         (measure == STA_LP || theta);
-}
 
 // Folds one range into another: -0 below +0, NaN sticking.
 void fold_range(const float* seen, float* folded) {
@@ -73,101 +25,6 @@ void fold_range(const float* seen, float* folded) {
   }
   if (seen[0] < folded[0] || (seen[0] == folded[0] && std::signbit(seen[0]))) folded[0] = seen[0];
   if (seen[1] > folded[1] || (seen[1] == folded[1] && !std::signbit(seen[1]))) folded[1] = seen[1];
-}
-
-struct OneSource {
-  Operands streams;
-  Source source{};
-  bool valid;
-  OneSource(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure) : streams(n) {
-    streams.reserve(2);
-    valid = n >= 0 && has_sources(measure, importance, theta);
-    source.measure = measure;
-    if (valid && measure != STA_AMP) valid = streams.add(importance, 1) && (source.importance = streams[0], true);
-    if (valid && measure != STA_LP)
-      valid = streams.add(theta, 1) && (source.theta = streams[static_cast<size_t>(streams.count() - 1)], true);
-  }
-};
-
-int32_t count_digits(Run& run, int64_t n, const Source& source, uint32_t prefix, int prefix_bits, int digit_bits,
-                     uint64_t* counts) {
-  const size_t entries = size_t{kTables} << digit_bits;
-  const int threads = static_cast<int>(std::min<int64_t>(run.threads, std::max<int64_t>(chunks_of(n), 1)));
-  uint32_t* tables = static_cast<uint32_t*>(std::calloc(entries * static_cast<size_t>(threads), sizeof(uint32_t)));
-  if (!tables) return STA_NO_MEMORY;
-  const auto flush = [&](uint32_t* table) {
-    for (size_t i = 0; i < entries; ++i) counts[i & ((size_t{1} << digit_bits) - 1)] += table[i];
-  };
-  // 32-bit counters cannot overflow within one round.
-  constexpr int64_t kRound = int64_t{1} << 31;
-  int32_t status = STA_OK;
-  for (int64_t from = 0; from < n && status == STA_OK; from += kRound) {
-    const int64_t stop = std::min(n, from + kRound);
-    status = parallel(run, stop - from, 2, chunks_of(stop - from), [&](int64_t chunk, int slot, float* scratch) {
-      const int64_t begin = from + chunk * kChunk, end = std::min(stop, begin + kChunk);
-      run.kernels->histogram(source, begin, end, run.tile, scratch, prefix, prefix_bits, digit_bits,
-                             tables + entries * static_cast<size_t>(slot));
-    });
-    for (int slot = 0; slot < threads; ++slot) flush(tables + entries * static_cast<size_t>(slot));
-    std::memset(tables, 0, entries * static_cast<size_t>(threads) * sizeof(uint32_t));
-  }
-  std::free(tables);
-  return status;
-}
-
-float float_of_key(uint32_t key) {
-  const uint32_t u = key & 0x80000000u ? key ^ 0x80000000u : ~key;
-  float value;
-  std::memcpy(&value, &u, 4);
-  return value;
-}
-
-uint64_t key_of_double(double value) {
-  if (value != value) return ~uint64_t{0};
-  uint64_t u;
-  std::memcpy(&u, &value, 8);
-  return u >> 63 ? ~u : u | (uint64_t{1} << 63);
-}
-
-double double_of_key(uint64_t key) {
-  const uint64_t u = key >> 63 ? key ^ (uint64_t{1} << 63) : ~key;
-  double value;
-  std::memcpy(&value, &u, 8);
-  return value;
-}
-
-// Finds the bucket of the k-th smallest and leaves in k its rank within.
-size_t bucket_of(const uint64_t* counts, int64_t& k) {
-  size_t digit = 0;
-  while (static_cast<uint64_t>(k) > counts[digit]) k -= static_cast<int64_t>(counts[digit++]);
-  return digit;
-}
-
-// float64 without narrowing: the same selection on 64-bit keys, on one thread.
-int32_t select_double(const Stream& stream, int64_t n, int64_t k, double* result) {
-  constexpr int kDigits[] = {11, 11, 11, 11, 11, 9};
-  uint64_t prefix = 0;
-  int bits = 0;
-  double tile[1024];
-  for (const int digit_bits : kDigits) {
-    uint64_t counts[1 << 11] = {};
-    const int shift = 64 - bits - digit_bits;
-    for (int64_t at = 0; at < n; at += 1024) {
-      const int64_t count = std::min<int64_t>(1024, n - at);
-      if (stream.layout)
-        gather(stream, at, count, reinterpret_cast<char*>(tile));
-      else
-        std::memcpy(tile, stream.data + at * 8, static_cast<size_t>(count) * 8);
-      for (int64_t i = 0; i < count; ++i) {
-        const uint64_t key = key_of_double(tile[i]);
-        if (bits == 0 || key >> (64 - bits) == prefix) ++counts[(key >> shift) & ((1u << digit_bits) - 1)];
-      }
-    }
-    prefix = prefix << digit_bits | bucket_of(counts, k);
-    bits += digit_bits;
-  }
-  *result = prefix == ~uint64_t{0} ? __builtin_nan("") : double_of_key(prefix);
-  return STA_OK;
 }
 
 }  // namespace
@@ -306,39 +163,6 @@ double sta_fold(double* leaves, int64_t n) {
     if (width % 2) leaves[width / 2] = leaves[width - 1];
   }
   return leaves[0];
-}
-
-int32_t sta_histogram(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
-                      uint32_t prefix, int32_t prefix_bits, int32_t digit_bits, uint64_t* counts,
-                      const sta_options* options) {
-  const OneSource one(n, importance, theta, measure);
-  if (!one.valid || !counts || digit_bits < 1 || digit_bits > 16 || prefix_bits < 0 || prefix_bits + digit_bits > 32)
-    return STA_INVALID;
-  Run run;
-  if (const int32_t status = run.set(options)) return status;
-  return count_digits(run, n, one.source, prefix, prefix_bits, digit_bits, counts);
-}
-
-int32_t sta_order_statistic(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
-                            int64_t k, int32_t exact, double* result, const sta_options* options) {
-  const OneSource one(n, importance, theta, measure);
-  if (!one.valid || !result || k < 1 || k > n) return STA_INVALID;
-  Run run;
-  if (const int32_t status = run.set(options)) return status;
-  if (exact && measure == STA_LP && one.source.importance.dtype == STA_F64)
-    return select_double(one.source.importance, n, k, result);
-  constexpr int kDigits[] = {11, 11, 10};
-  uint32_t prefix = 0;
-  int bits = 0;
-  for (const int digit_bits : kDigits) {
-    uint64_t counts[1 << 11] = {};
-    const int32_t status = count_digits(run, n, one.source, prefix, bits, digit_bits, counts);
-    if (status) return status;
-    prefix = prefix << digit_bits | static_cast<uint32_t>(bucket_of(counts, k));
-    bits += digit_bits;
-  }
-  *result = prefix == ~0u ? __builtin_nan("") : static_cast<double>(float_of_key(prefix));
-  return STA_OK;
 }
 
 int32_t sta_forget(int64_t n, const sta_operand* target, const sta_operand* base, const sta_operand* finetuned,

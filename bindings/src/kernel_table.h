@@ -35,6 +35,12 @@ struct Source {
   int32_t measure;
 };
 
+// Keys start <= key <= start + span, in bins of 2^shift.
+struct Window {
+  uint32_t start, span;
+  int shift;
+};
+
 struct MergeCall {
   int n_tasks;
   Stream base;
@@ -84,8 +90,9 @@ struct KernelTable {
   void (*merge)(const MergeCall&, int64_t begin, int64_t end, int64_t tile, float* scratch, int64_t* counts);
   void (*weighted_sum)(const SumCall&, int64_t begin, int64_t end, int64_t tile, float* scratch);
   void (*range)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, float* minmax, double* leaves);
-  void (*histogram)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, uint32_t prefix,
-                    int prefix_bits, int digit_bits, uint32_t* tables);
+  int64_t (*histogram)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, const Window&,
+                       int64_t bins, uint32_t* tables);
+  void (*keys)(const Source&, int64_t begin, int64_t n, int64_t tile, float* scratch, uint32_t* out);
   void (*forget)(const ForgetCall&, int64_t begin, int64_t end, int64_t tile, float* scratch, int64_t* kept);
   void (*accumulate)(const Stream& total, const Stream& grad, int64_t begin, int64_t end, int64_t tile, float* scratch);
   void (*finish)(const FinishCall&, int64_t begin, int64_t end, int64_t tile, float* scratch, float* minmax,

@@ -10,8 +10,8 @@ namespace {
 #define STA_UNROLL _Pragma("GCC unroll 8")
 #define STA_INLINE_MEMBER inline __attribute__((always_inline))
 
-#include "tile.inl"
 #include "select_lanes.inl"
+#include "tile.inl"
 // One family a file, in the order of DESIGN's layers: statistics serve the families after them.
 #include "order_statistic.inl"
 #include "sta_forget.inl"
@@ -23,7 +23,7 @@ namespace {
 
 }  // namespace
 
-const KernelTable STA_TABLE = {STA_ISA_LABEL, merge,  weighted_sum,    range,      histogram,  forget,
-                               accumulate,    finish, first_nonfinite, stream_sum, stream_read};
+const KernelTable STA_TABLE = {STA_ISA_LABEL, merge,      weighted_sum, range,           histogram,  keys,
+                               forget,        accumulate, finish,       first_nonfinite, stream_sum, stream_read};
 
 }  // namespace sta

@@ -7,34 +7,54 @@ STA_INLINE V::I unsigned_key(V::F a) {
   return V::iselect(V::eq(a, a), key, V::iset(~0u));
 }
 
-// tables: kTables interleaved histograms of 2^digit_bits counters.
-static void histogram(const Source& source, int64_t begin, int64_t end, int64_t tile, float* scratch, uint32_t prefix,
-                      int prefix_bits, int digit_bits, uint32_t* tables) {
+// Counts the keys below a window, and within it those of every bin of 2^shift keys.
+// tables: kTables interleaved histograms of `bins` counters each.
+static int64_t histogram(const Source& source, int64_t begin, int64_t end, int64_t tile, float* scratch,
+                         const Window& window, int64_t bins, uint32_t* tables) {
   Arena arena(scratch, tile);
   float* raw = arena.take(2);
   float *room = arena.take(), *other = arena.take();
   uint32_t* digits = reinterpret_cast<uint32_t*>(arena.take());
-  const int shift = 32 - prefix_bits - digit_bits;
-  const V::I mask = V::iset((1u << digit_bits) - 1), wanted = V::iset(prefix);
-  const int64_t size = int64_t{1} << digit_bits;
+  const V::I start = V::iset(window.start), span = V::iset(window.span);
+  const bool everything = window.span == ~0u;
+  int64_t below = 0;
   for (int64_t at = begin; at < end; at += tile) {
     const int64_t n = end - at < tile ? end - at : tile;
     const float* values = read_source(source, at, n, room, other, raw);
     int64_t count = 0;
-    if (prefix_bits == 0) {
-      for (int64_t i = 0; i < n; i += V::W) V::istore(digits + i, V::srl(unsigned_key(V::load(values + i)), shift));
+    if (everything) {
+      for (int64_t i = 0; i < n; i += V::W) {
+        V::prefetch(reinterpret_cast<const char*>(values + i) + kAheadAlone);
+        V::istore(digits + i, V::srl(unsigned_key(V::load(values + i)), window.shift));
+      }
       count = n;
     } else {
       for (int64_t i = 0; i < n; i += V::W) {
-        const V::I key = unsigned_key(V::load(values + i));
-        V::M match = V::ieq(V::srl(key, 32 - prefix_bits), wanted);
-        if (i + V::W > n) match = V::mand(match, V::first(static_cast<int>(n - i)));
-        count += V::compress(digits + count, match, V::iand(V::srl(key, shift), mask));
+        V::prefetch(reinterpret_cast<const char*>(values + i) + kAheadAlone);
+        const V::M valid = i + V::W <= n ? V::mtrue() : V::first(static_cast<int>(n - i));
+        const V::I key = unsigned_key(V::load(values + i)), offset = V::isub(key, start);
+        const V::M lower = V::mand(V::ult(key, start), valid);
+        const V::M inside = V::mandnot(V::ult(span, offset), valid);
+        below += V::popcount(lower);
+        count += V::compress(digits + count, inside, V::srl(offset, window.shift));
       }
     }
     int64_t i = 0;
     for (; i + kTables <= count; i += kTables)
-      for (int t = 0; t < kTables; ++t) ++tables[t * size + digits[i + t]];
+      for (int t = 0; t < kTables; ++t) ++tables[t * bins + digits[i + t]];
     for (; i < count; ++i) ++tables[digits[i]];
   }
+  return below;
+}
+
+// The keys of elements [begin, begin + n), n at most a tile.
+static void keys(const Source& source, int64_t begin, int64_t n, int64_t tile, float* scratch, uint32_t* out) {
+  Arena arena(scratch, tile);
+  float* raw = arena.take(2);
+  float *room = arena.take(), *other = arena.take();
+  float* padded = arena.take();
+  const float* values = read_source(source, begin, n, room, other, raw);
+  for (int64_t i = 0; i < n; i += V::W)
+    V::istore(reinterpret_cast<uint32_t*>(padded) + i, unsigned_key(V::load(values + i)));
+  memcpy(out, padded, static_cast<size_t>(n) * sizeof(uint32_t));
 }

@@ -167,7 +167,8 @@ STA_INLINE V::F merge_vector(const MergeRule& rule, const MergeTile& t, int64_t 
   const V::F base = Weight::template load<h>(t.base, i);
   V::F sum = V::zero();
   V::M any{};
-  STA_UNROLL for (int j = 0; j < N; ++j) {
+  STA_UNROLL
+  for (int j = 0; j < N; ++j) {
     const V::M mask = V::gt(x[j], threshold);
     V::F term = V::sub(Weight::template load<h>(t.model[j], i), base);
     if (rule.weights) term = V::mul(V::set(rule.weights[j]), term);

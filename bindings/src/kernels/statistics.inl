@@ -25,6 +25,7 @@ struct Range {
   STA_INLINE_MEMBER void tile(const float* p, int64_t n) {
     int64_t i = 0;
     for (; i + V::W <= n; i += V::W) {
+      V::prefetch(reinterpret_cast<const char*>(p + i) + kAheadAlone);
       const V::I key = signed_key(V::load(p + i));
       low = V::smin(low, key);
       high = V::smax(high, key);

@@ -52,7 +52,10 @@ static double stream_read(int n_inputs, const Stream* inputs, int64_t begin, int
       const float* values = read_tile(inputs[j], at, n, room, raw);
       int64_t i = 0;
       for (; i + 4 * V::W <= n; i += 4 * V::W)
-        for (int s = 0; s < 4; ++s) sums[s] = V::add(sums[s], V::load(values + i + s * V::W));
+        for (int s = 0; s < 4; ++s) {
+          V::prefetch(reinterpret_cast<const char*>(values + i + s * V::W) + kAheadAlone);
+          sums[s] = V::add(sums[s], V::load(values + i + s * V::W));
+        }
       for (; i < n; i += V::W) sums[0] = V::add(sums[0], V::load(values + i));
     }
   }

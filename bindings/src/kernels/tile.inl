@@ -5,6 +5,8 @@ STA_INLINE int64_t whole_vectors(int64_t n) { return (n + V::W - 1) / V::W * V::
 // Bytes ahead of a stream's position that are asked for. With a dozen streams the processor's own prefetchers lose
 // track.
 constexpr int64_t kAhead = 1024;
+// The same for a thread that reads one stream: far enough to be past the page at which hardware prefetching stops.
+constexpr int64_t kAheadAlone = 8192;
 
 // Hands out scratch tiles of one thread.
 struct Arena {
@@ -21,7 +23,10 @@ struct Arena {
 template <typename Load>
 STA_INLINE void convert_in(const char* src, int64_t itemsize, float* dst, int64_t n, Load load) {
   int64_t i = 0;
-  for (; i + V::W <= n; i += V::W) V::store(dst + i, load(src + i * itemsize));
+  for (; i + V::W <= n; i += V::W) {
+    V::prefetch(src + i * itemsize + kAhead);
+    V::store(dst + i, load(src + i * itemsize));
+  }
   if (i < n) {
     alignas(64) char last[V::W * 8] = {};
     memcpy(last, src + i * itemsize, static_cast<size_t>((n - i) * itemsize));
