@@ -118,6 +118,12 @@ struct BFloat16Pairs {
   }
 };
 
+// Whether element i, a multiple of V::W, begins another 64 bytes: asking twice for the same ones is work for nothing.
+template <class Format>
+STA_INLINE bool starts_line(int64_t i) {
+  return i * Format::kItem % 64 < V::W * Format::kItem;
+}
+
 template <class Format>
 STA_INLINE void ahead(const void* p, int64_t i) {
   V::prefetch(static_cast<const char*>(p) + i * Format::kItem + kAhead);
@@ -135,6 +141,15 @@ STA_INLINE V::F merge_vector(const MergeRule& rule, const MergeTile& t, int64_t 
                              V::M* changed) {
   V::F x[N], y[N];
   bool exact = !V::kHasFma;
+  if constexpr (h == 0) {
+    if (starts_line<Weight>(i)) {
+      ahead<Weight>(t.base, i);
+      STA_UNROLL
+      for (int j = 0; j < N; ++j) ahead<Weight>(t.model[j], i);
+    }
+    STA_UNROLL
+    for (int j = 0; j < N; ++j) ahead<Importance>(t.importance[j], i);
+  }
   STA_UNROLL
   for (int j = 0; j < N; ++j)
     x[j] = V::sub(Importance::template load<h>(t.importance[j], i), V::set(rule.norm[j].shift));
@@ -253,8 +268,8 @@ static void merge_general(const MergeRule& rule, const MergeTile& t, int64_t n, 
 
 using MergeTileFunction = void (*)(const MergeRule&, const MergeTile&, int64_t n, int64_t* counts);
 
-// The formats for which kernels are compiled; every other mixture is converted to float32 tile by tile.
-enum class Formats { kFloat32, kBFloat16Weights, kBFloat16 };
+// What kernels read and write themselves; every other mixture is converted to float32 tile by tile.
+enum class Formats { kConverted, kFloat32, kBFloat16Weights, kBFloat16 };
 
 template <int N, int K>
 static MergeTileFunction pick_formats(Formats formats) {
@@ -285,93 +300,87 @@ static MergeTileFunction pick_tasks(int n_tasks, int k, Formats formats) {
 
 STA_INLINE bool is_plain(const Stream& stream, int32_t dtype) { return stream.dtype == dtype && !stream.layout; }
 
-static Formats formats_of(const MergeCall& call) {
-  bool weights = is_plain(call.base, STA_BF16), floats = call.measure == STA_LP, halves = floats;
-  for (int j = 0; j < call.n_tasks; ++j) {
-    weights = weights && is_plain(call.finetuned[j], STA_BF16);
-    floats = floats && is_plain(call.importances[j], STA_F32);
-    halves = halves && is_plain(call.importances[j], STA_BF16);
-  }
-  if (weights && halves && is_plain(call.out, STA_BF16)) return Formats::kBFloat16;
-  return weights && floats ? Formats::kBFloat16Weights : Formats::kFloat32;
+static Formats formats_of(const MergeCall& call, bool fixed) {
+  const auto all = [&](const Stream* streams, int32_t dtype) {
+    for (int j = 0; j < call.n_tasks; ++j)
+      if (!is_plain(streams[j], dtype)) return false;
+    return true;
+  };
+  if (call.measure != STA_LP || !(is_plain(call.out, STA_F32) || is_plain(call.out, STA_BF16)))
+    return Formats::kConverted;
+  const bool wide = all(call.importances, STA_F32);
+  if (wide && is_plain(call.base, STA_F32) && all(call.finetuned, STA_F32)) return Formats::kFloat32;
+  if (!fixed || !is_plain(call.base, STA_BF16) || !all(call.finetuned, STA_BF16)) return Formats::kConverted;
+  if (wide) return Formats::kBFloat16Weights;
+  const bool narrow = all(call.importances, STA_BF16) && call.out.dtype == STA_BF16;
+  return narrow ? Formats::kBFloat16 : Formats::kConverted;
 }
 
-// Sends results straight to the output; past_caches only where its stores are aligned.
-STA_INLINE void write_straight(MergeTile& t, const Stream& out, int64_t at, bool past_caches) {
-  t.result = out.data + at * out.itemsize;
-  const bool aligned = reinterpret_cast<intptr_t>(t.result) % (V::W * 4) == 0;
-  const bool past = past_caches && aligned;
-  if (out.dtype == STA_F32)
+// Elements [at, at + n), whole vectors, with nothing between the operands and the kernel.
+static void merge_straight(const MergeCall& call, const MergeRule& rule, MergeTileFunction run, int64_t at, int64_t n,
+                           int64_t* counts) {
+  MergeTile t;
+  t.changed = nullptr;
+  t.base = call.base.data + at * call.base.itemsize;
+  for (int j = 0; j < call.n_tasks; ++j) {
+    t.model[j] = call.finetuned[j].data + at * call.finetuned[j].itemsize;
+    t.importance[j] = call.importances[j].data + at * call.importances[j].itemsize;
+  }
+  t.result = call.out.data + at * call.out.itemsize;
+  const bool past = call.streaming && reinterpret_cast<intptr_t>(t.result) % (V::W * 4) == 0;
+  if (call.out.dtype == STA_F32)
     t.store = past ? Store::kFloat32Past : Store::kFloat32;
   else
     t.store = past ? Store::kBFloat16Past : Store::kBFloat16;
+  run(rule, t, n, counts);
 }
 
-// Elements [at, at + n), what the kernel cannot read itself through float32 tiles.
-static void merge_step(const MergeCall& call, const MergeRule& rule, MergeTileFunction run, Formats formats, int64_t at,
-                       int64_t n, int64_t tile, float* scratch, int64_t* counts) {
+// Elements [at, at + n) through float32 tiles.
+static void merge_converted(const MergeCall& call, const MergeRule& rule, MergeTileFunction run, int64_t at, int64_t n,
+                            int64_t tile, float* scratch, int64_t* counts) {
   const bool keeps_double = call.out.dtype == STA_F64 && call.base.dtype == STA_F64;
-  const bool straight = n % V::W == 0 && (is_plain(call.out, STA_F32) || is_plain(call.out, STA_BF16));
-  const bool reads_weights = formats == Formats::kBFloat16Weights;
   Arena arena(scratch, tile);
   float* raw = arena.take(2);
   float* own = arena.take(2);
   float* result = arena.take();
-  const auto weights = [&](const Stream& stream) -> const void* {
-    return reads_weights ? stream.data + at * 2 : static_cast<const void*>(read_tile(stream, at, n, arena.take(), raw));
-  };
   MergeTile t;
   t.result = reinterpret_cast<char*>(result);
   t.store = Store::kFloat32;
   t.changed = keeps_double ? reinterpret_cast<uint32_t*>(arena.take()) : nullptr;
-  if (straight) write_straight(t, call.out, at, call.streaming);
-  t.base = weights(call.base);
+  t.base = read_tile(call.base, at, n, arena.take(), raw);
   for (int j = 0; j < call.n_tasks; ++j) {
-    t.model[j] = weights(call.finetuned[j]);
+    const float* model = read_tile(call.finetuned[j], at, n, arena.take(), raw);
     float* room = arena.take();
     const float* stored = call.measure == STA_AMP ? nullptr : read_tile(call.importances[j], at, n, room, raw);
-    t.importance[j] = reads_weights ? stored : measured(call.measure, stored, floats(t.model[j]), n, room);
+    t.model[j] = model;
+    t.importance[j] = measured(call.measure, stored, model, n, room);
   }
   if (keeps_double) read_raw(call.base, at, n, own);
   run(rule, t, n, counts);
   if (keeps_double) {
     write_tile_keeping(call.out, at, n, result, raw, reinterpret_cast<const double*>(own), t.changed);
-  } else if (!straight) {
+  } else {
     write_tile(call.out, at, n, result, raw, call.streaming);
   }
-}
-
-// Bfloat16 from end to end: nothing passes through a tile.
-static void merge_narrow(const MergeCall& call, const MergeRule& rule, MergeTileFunction run, int64_t at, int64_t n,
-                         int64_t* counts) {
-  MergeTile t;
-  t.changed = nullptr;
-  t.base = call.base.data + at * 2;
-  write_straight(t, call.out, at, call.streaming);
-  for (int j = 0; j < call.n_tasks; ++j) {
-    t.model[j] = call.finetuned[j].data + at * 2;
-    t.importance[j] = call.importances[j].data + at * 2;
-  }
-  run(rule, t, n, counts);
 }
 
 static void merge(const MergeCall& call, int64_t begin, int64_t end, int64_t tile, float* scratch, int64_t* counts) {
   const MergeRule rule = make_rule(call);
   const bool fixed = call.ties == STA_DROP && call.k >= 1 && call.n_tasks <= 8;
-  const Formats formats = fixed ? formats_of(call) : Formats::kFloat32;
-  const auto pick = [&](Formats f) { return fixed ? pick_tasks<1>(call.n_tasks, call.k, f) : merge_general; };
+  const auto pick = [&](Formats formats) {
+    return fixed ? pick_tasks<1>(call.n_tasks, call.k, formats) : merge_general;
+  };
+  const Formats formats = formats_of(call, fixed);
   int64_t at = begin;
-  if (formats == Formats::kBFloat16) {
-    const int64_t whole = (end - begin) / (2 * V::W) * (2 * V::W);
-    merge_narrow(call, rule, pick(formats), at, whole, counts);
+  if (formats != Formats::kConverted) {
+    const int64_t step = formats == Formats::kBFloat16 ? 2 * V::W : V::W;
+    const int64_t whole = (end - begin) / step * step;  // what is left would be read beyond the operands' end
+    merge_straight(call, rule, pick(formats), at, whole, counts);
     at += whole;
   }
   for (; at < end; at += tile) {
     const int64_t n = end - at < tile ? end - at : tile;
-    // A step that ends within a vector would read beyond the operands: its tail goes through padded tiles.
-    const bool whole = n % V::W == 0;
-    const Formats step = formats == Formats::kBFloat16Weights && whole ? formats : Formats::kFloat32;
-    merge_step(call, rule, pick(step), step, at, n, tile, scratch, counts);
+    merge_converted(call, rule, pick(Formats::kConverted), at, n, tile, scratch, counts);
   }
   V::fence();
 }
