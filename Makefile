@@ -33,7 +33,7 @@ test: $(VENV)/.with-test ## run the tests
 	cd tests && $(PYTEST) --timeout 600 $(PYTEST_ARGS)
 
 .PHONY: audit
-audit: $(VENV)/.with-test ## run the exhaustive tests that `make test` leaves out; takes minutes
+audit: $(VENV)/.with-test $(VENV)/.with-audit ## run the exhaustive tests that `make test` leaves out; takes minutes
 	cd tests && $(PYTEST) -m audit $(PYTEST_ARGS)
 
 .PHONY: bench

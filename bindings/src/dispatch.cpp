@@ -32,22 +32,16 @@ bool coalesce(const int64_t* record, int64_t n, Layout* layout) {
   return elements == n;
 }
 
-bool runs_avx2() {
 #if defined(__x86_64__)
+bool runs_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-#else
-  return false;
-#endif
 }
 
 bool runs_avx512() {
-#if defined(__x86_64__)
   return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-#else
-  return false;
-#endif
 }
+#endif
 
 }  // namespace
 
