@@ -37,7 +37,7 @@ def keys_exact(values: Array) -> Array:
         uint32 or uint64, same shape.
     """
     unsigned = np.uint32 if values.dtype == np.float32 else np.uint64
-    bits = values.view(unsigned)
+    bits: Array = values.view(unsigned)
     sign = unsigned(1 << (8 * values.dtype.itemsize - 1))
     keys = np.where(bits & sign, ~bits, bits | sign)
     return np.where(np.isnan(values), ~unsigned(0), keys)

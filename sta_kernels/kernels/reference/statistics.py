@@ -74,7 +74,7 @@ def leaf_sums_exact(values: Array) -> Array:
     padded = np.zeros(n_leaves * LEAF, np.float64)
     padded[: len(values)] = values
     rows = padded.reshape(n_leaves, LEAF // _LANES, _LANES)
-    lanes = np.zeros((n_leaves, _LANES), np.float64)
+    lanes: Array = np.zeros((n_leaves, _LANES), np.float64)
     for row in range(LEAF // _LANES):
         lanes += rows[:, row]
     width = _LANES // 2
