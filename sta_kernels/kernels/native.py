@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import TIES
 from sta_kernels.kernels.buffers import MEASURES, Buffer, ImportanceSource
 
 ABI_VERSION = 1
+MAX_MODELS = 256
 ISAS = ("baseline", "avx2", "avx512", "neon")
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _PATH = Path(__file__).with_name("libsta_core" + _SUFFIX)
@@ -109,6 +111,7 @@ class NativeBackend:
         threads: int,
     ) -> None:
         """See :class:`sta_kernels.kernels.backend.Backend`."""
+        _check_number(finetuned)
         table = _Table((base, *finetuned, *(importances or ()), out))
         n_tasks = len(finetuned)
         factors = None if weights is None else array("f", weights)
@@ -131,6 +134,7 @@ class NativeBackend:
         threads: int,
     ) -> None:
         """See :class:`sta_kernels.kernels.backend.Backend`."""
+        _check_number(models)
         table = _Table((*models, base or out, out))
         factors = array("f", weights)
         n_models = len(models)
@@ -307,6 +311,14 @@ class _Table:
     @property
     def last(self) -> int:
         return self._address + 8 * (len(self._words) - 3)
+
+
+def _check_number(models: Sequence[Buffer]) -> None:
+    if len(models) > MAX_MODELS:
+        raise InputError(
+            f"{len(models)} models: the native core merges at most {MAX_MODELS} at once; merge in groups, or set "
+            "STA_KERNELS_BACKEND=reference"
+        )
 
 
 def _columns(sources: Sequence[ImportanceSource]) -> tuple[_Table | None, _Table | None, int]:

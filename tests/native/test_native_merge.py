@@ -9,6 +9,7 @@ import pytest
 from allpairspy import AllPairs
 from native_cases import KINDS, MergeCase, poisoned, run_merge, same_bits, stored
 
+from sta_kernels.errors import InputError
 from sta_kernels.kernels.buffers import Buffer, DType
 from sta_kernels.kernels.native import NativeBackend, available_isas
 from sta_kernels.kernels.numpy_backend import NumpyBackend
@@ -148,3 +149,9 @@ def test_nothing_is_written_beyond_the_output(native: NativeBackend, n: int, off
     assert (room[:offset] == 0xABCD).all()
     assert (room[offset + n :] == 0xABCD).all()
     assert same_bits(room[offset : offset + n], run_merge(native, case)[0])
+
+
+def test_more_models_than_the_core_takes_are_refused_by_number(native: NativeBackend) -> None:
+    case = MergeCase.draw(257, 4, DType.F32, DType.F32, "plain", 1)
+    with pytest.raises(InputError, match="257 models: the native core merges at most 256"):
+        run_merge(native, case)
