@@ -89,8 +89,7 @@ def _build(name: str | None) -> Backend:
 
     if name is None:
         warnings.warn(
-            f"sta_kernels runs on its NumPy reference ({choice.reason}): same bits, many times slower. Install a C++ "
-            "compiler and reinstall the package.",
+            f"sta_kernels runs on its NumPy reference, with the same bits but many times slower ({choice.reason})",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -51,7 +51,14 @@ def load_core() -> ctypes.CDLL:
         OSError: it was not built, does not load, or is of another version.
     """
     if not _PATH.exists():
-        raise OSError(f"{_PATH.name} was not built (no C++ compiler at install time?)")
+        if (_PATH.parents[2] / "setup.py").exists():
+            raise OSError(
+                f"{_PATH.parents[1]} is the source folder, where {_PATH.name} is not built; leave it to import the "
+                "installed package, or run: pip install -e ."
+            )
+        raise OSError(
+            f"{_PATH.name} was not built (no C++ compiler at install time?); install one, then the package again"
+        )
     core = ctypes.CDLL(str(_PATH))
     core.sta_abi_version.restype = _I32
     if core.sta_abi_version() != ABI_VERSION:
