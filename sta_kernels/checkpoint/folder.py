@@ -16,6 +16,9 @@ INDEX_SUFFIX = ".index.json"
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".h5", ".msgpack", ".onnx", ".onnx_data", ".gguf", ".ot", ".pkl")
 """Files that hold weights in any format; the first ones are read, none is copied along."""
+_ADAPTER = "adapter_model."
+_NO_WEIGHTS = ("training_args.bin", "optimizer", "scheduler", "rng_state", _ADAPTER)
+"""How files begin that stand beside a model's weights, in a format of weights, and are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,9 @@ def find_weights(folder: Path, stem: str) -> Path:
     for fixed in (f"{stem}.safetensors", f"{stem}.safetensors{INDEX_SUFFIX}"):
         if fixed in names:
             return folder / fixed
-    candidates = [name for name in names if name.isprintable() and (stem == "importance" or not is_importance(name))]
+    candidates = [name for name in names if name.isprintable() and not name.startswith(_NO_WEIGHTS)]
+    if stem != "importance":
+        candidates = [name for name in candidates if not is_importance(name)]
     indices = [name for name in candidates if name.endswith(INDEX_SUFFIX)]
     for suffixes in ((".safetensors",), TORCH_SUFFIXES):
         for fixed in (f"pytorch_{stem}.bin", f"pytorch_{stem}.bin{INDEX_SUFFIX}") if suffixes is TORCH_SUFFIXES else ():
@@ -57,6 +62,8 @@ def find_weights(folder: Path, stem: str) -> Path:
         if found:
             listed = ", ".join(found[:8])
             raise InputError(f"{folder}: several files could be the {stem}: {listed}; name one of them")
+    if "adapter_config.json" in names and stem == "model":
+        raise InputError(f"{folder}: a LoRA adapter; merge it into its base first (not supported in this version)")
     raise InputError(f"{folder}: holds no {stem}.safetensors, no {stem}.safetensors{INDEX_SUFFIX} and no PyTorch file")
 
 

@@ -18,6 +18,8 @@ LENGTH_BYTES = 8
 METADATA_KEY = "__metadata__"
 MAX_HEADER = 100_000_000
 """Longest header in bytes, as the format's own library has it."""
+_POINTER = b"version https://git-lfs"
+_MAX_POINTER = 1024
 _MAX_SIZE = 2**63 - 1
 _MAX_NAME = 4096
 
@@ -35,12 +37,28 @@ def header_length(prefix: bytes, file_size: int, file: Path) -> int:
     """
     if len(prefix) < LENGTH_BYTES:
         raise InputError(f"{file}: {file_size} bytes is too short for a safetensors file")
+    check_pointer(prefix, file_size, file)
     length = int.from_bytes(prefix, "little")
     if length > MAX_HEADER:
         raise InputError(f"{file}: not a safetensors file: a header of {length} bytes exceeds {MAX_HEADER}")
     if length < 2 or LENGTH_BYTES + length > file_size:
         raise InputError(f"{file}: a header of {length} bytes does not fit a file of {file_size}; truncated?")
     return length
+
+
+def check_pointer(prefix: bytes, file_size: int, file: Path) -> None:
+    """Refuse a Git LFS pointer, the small text that a clone without LFS leaves in a file's place.
+
+    Args:
+        prefix: first bytes of the file, eight or more.
+        file_size: bytes of the whole file.
+        file: named in errors.
+
+    Raises:
+        InputError: it is one.
+    """
+    if file_size < _MAX_POINTER and len(prefix) >= LENGTH_BYTES and _POINTER.startswith(prefix[: len(_POINTER)]):
+        raise InputError(f"{file}: a Git LFS pointer rather than the file itself; fetch it with `git lfs pull`")
 
 
 def parse_header(header: bytes, file_size: int, file: Path) -> tuple[list[TensorEntry], dict[str, str]]:

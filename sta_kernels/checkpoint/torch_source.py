@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sta_kernels.checkpoint.entry import TensorEntry, byte_size
-from sta_kernels.checkpoint.header import check_name
+from sta_kernels.checkpoint.header import LENGTH_BYTES, check_name, check_pointer
 from sta_kernels.checkpoint.names import state_dict_of
 from sta_kernels.checkpoint.source import Identity
 from sta_kernels.errors import InputError, RunError
@@ -108,10 +108,11 @@ def _load(file: Path) -> Any:
     """What the file holds, its storages mapped."""
     try:
         with open(file, "rb") as stream:
-            magic = stream.read(len(_ZIP_MAGIC))
+            prefix = stream.read(LENGTH_BYTES)
     except OSError as error:
         raise RunError(f"{file}: cannot be opened: {error.strerror or error}") from error
-    if magic != _ZIP_MAGIC:
+    check_pointer(prefix, file.stat().st_size, file)
+    if not prefix.startswith(_ZIP_MAGIC):
         raise InputError(
             f"{file}: not a zip checkpoint of torch.save, so it cannot be mapped; an older PyTorch file is converted"
             " once with torch.save(torch.load(path, map_location='cpu', weights_only=True), new_path)"
@@ -120,9 +121,11 @@ def _load(file: Path) -> Any:
 
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{file}: holds more than tensors, and no code of a checkpoint is run: {reason}") from None
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{file}: holds more than tensors, and no code of a checkpoint is run; save a state dict of tensors, as "
+            "with torch.save(model.state_dict(), path)"
+        ) from None
     except MemoryError:
         raise RunError(f"{file}: cannot be mapped; the address space is limited") from None
     except OSError as error:

@@ -107,12 +107,29 @@ def test_importance_stands_beside_the_model(tmp_path):
         (["importance.safetensors", "config.json"], "holds no model.safetensors"),
         (["a.safetensors", "b.safetensors"], "several files could be the model: a.safetensors, b.safetensors"),
         (["a.pt", "b.bin"], "several files could be the model: a.pt, b.bin"),
+        (["training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state_0.pth"], "holds no model.safetensors"),
+        (["adapter_config.json", "adapter_model.safetensors"], "a LoRA adapter; merge it into its base first"),
     ],
 )
 def test_folder_without_a_choice(tmp_path, present, message):
     for name in present:
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(InputError, match=message):
+        open_checkpoint(tmp_path)
+
+
+def test_what_training_leaves_behind_is_no_model(tmp_path):
+    save_file({"a": A}, tmp_path / "weights.safetensors")
+    for name in ("optimizer.safetensors", "adapter_model.safetensors", "adapter_config.json", "training_args.bin"):
+        (tmp_path / name).write_bytes(b"")
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert list(checkpoint.entries) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_git_lfs_pointer(tmp_path, name):
+    (tmp_path / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n")
+    with pytest.raises(InputError, match=r"a Git LFS pointer .*git lfs pull"):
         open_checkpoint(tmp_path)
 
 
