@@ -22,7 +22,7 @@ def locate_model(node: Node) -> str:
         node: a path relative to the working directory, or ``owner/name[@revision]``.
 
     Returns:
-        The path as written, or the snapshot's folder in the hub cache.
+        The path as written, ``~`` expanded, or the snapshot's folder in the hub cache.
 
     Raises:
         InputError: nothing is there; or an adapter (``model+adapter``), which is not merged yet.
@@ -30,8 +30,9 @@ def locate_model(node: Node) -> str:
     reference = node.text()
     if not reference:
         node.fail("an empty name")
-    if os.path.exists(reference):
-        return reference
+    path = os.path.expanduser(reference)
+    if os.path.exists(path):
+        return path
     if "+" in reference:
         node.fail(f"{reference!r}: LoRA adapters (model+adapter) are not supported yet; merge the adapter first")
     name, _, revision = reference.partition("@")
@@ -48,7 +49,7 @@ def locate_model(node: Node) -> str:
 
 def locate_file(node: Node) -> str:
     """Check that an importance file or folder exists; InputError names key and line."""
-    path = node.text()
+    path = os.path.expanduser(node.text())
     if not path or not os.path.exists(path):
         node.fail(f"{path!r}: no such file or folder (relative paths start at {os.getcwd()})")
     return path

@@ -78,7 +78,7 @@ class Recipe:
         Raises:
             InputError: naming file, line and key.
         """
-        file = Path(path)
+        file = Path(os.path.expanduser(path))
         try:
             with open(file, "rb") as stream:
                 data = stream.read(document.MAX_BYTES + 1)

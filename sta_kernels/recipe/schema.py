@@ -26,6 +26,13 @@ _LATER = {
     "modules": "modules are not supported yet; list whole `models`",
     "chat_template": "chat templates are not supported yet; the base's tokenizer files are copied as they are",
 }
+_MERGEKIT_METHODS = frozenset(
+    (
+        "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della", "della_linear",
+        "karcher", "linear", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "ram", "ramplus_tl",
+        "sce", "slerp", "task_arithmetic", "ties",
+    )
+)  # fmt: skip
 _WITHOUT_EFFECT = {
     "task_arithmetic": (
         Parameter("density", number, 1.0, per_model=True),
@@ -98,6 +105,10 @@ def _method(root: Node, keys: Mapping[str, Node]) -> Method:
     node = keys.get("merge_method")
     if node is None:
         root.fail(f"merge_method is missing; one of {', '.join(methods.names())}")
+    if node.text() in _MERGEKIT_METHODS and node.text() not in methods.names():
+        node.fail(
+            f"{node.text()} is a mergekit method that this version does not have; known: {', '.join(methods.names())}"
+        )
     try:
         return methods.get(node.text())
     except InputError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sta_kernels.errors import InputError
+from sta_kernels.recipe import Recipe
 from sta_kernels.recipe.document import Node
 from sta_kernels.recipe.locate import hub_cache, locate_file, locate_model
 
@@ -32,6 +33,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     work.mkdir()
     monkeypatch.chdir(work)
     return hub
+
+
+def test_home_is_expanded(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(cache))
+    (cache / "model").mkdir()
+    assert locate_model(node("~/model")) == locate_file(node("~/model")) == str(cache / "model")
+    (cache / "r.yaml").write_text("merge_method: linear\nmodels: [{model: ~/model, parameters: {weight: 1}}]\n")
+    assert Recipe.load("~/r.yaml").models[0].model == str(cache / "model")
 
 
 def test_paths_are_taken_as_written(cache: Path):

@@ -208,6 +208,7 @@ def swap(old: str, new: str) -> Callable[[str], str]:
         (drop("base_model"), "base_model is missing; sta merges differences"),
         (lambda text: text.split("models:")[0], "models is missing"),
         (swap("merge_method: sta", "merge_method: stab"), "r.yaml:1: merge_method: unknown method 'stab'; known: "),
+        (swap("merge_method: sta", "merge_method: dare_ties"), "dare_ties is a mergekit method that this version does"),
         (swap("merge_method: sta", "merge_method: [sta]"), "r.yaml:1: merge_method: expected a string, not a list"),
         (swap("exclude:", "exlude:"), "r.yaml:9: exlude: not understood; did you mean `exclude`?"),
         (swap("exclude:", "xyzzy:"), "r.yaml:9: xyzzy: not understood; known: merge_method,"),
