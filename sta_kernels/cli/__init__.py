@@ -27,6 +27,7 @@ COMMANDS = {
     "info": "which kernels serve on this machine, and why",
     "demo": "fine-tune, merge and forget real image tasks, and print the accuracies",
 }
+_RESUMED = {"merge": "the same command continues where it stopped"}
 _EPILOG = """\
 example:
   sta-kernels merge recipe.yaml merged/ --dry-run     what it would read, write and need
@@ -55,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
         except Exception as error:
             # A signal during the import of a C extension ends as ImportError: what counts is the signal.
-            return _stopped(received[0]) if received else _failed(error)
+            return _stopped(received[0], _RESUMED.get(name, "")) if received else _failed(error)
         except (Terminated, KeyboardInterrupt) as error:
-            return _stopped(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+            return _stopped(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT, _RESUMED.get(name, ""))
 
 
 class Terminated(BaseException):
@@ -100,8 +101,9 @@ def _failed(error: Exception) -> int:
     raise error
 
 
-def _stopped(number: int) -> int:
-    return _say("interrupted" if number == signal.SIGINT else "terminated", 128 + number)
+def _stopped(number: int, then: str = "") -> int:
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    return _say(f"{word}; {then}" if then else word, 128 + number)
 
 
 def _say(message: str, code: int) -> int:

@@ -15,7 +15,7 @@ from sta_kernels.cli.render import table
 _LIBRARIES = ("numpy", "torch", "triton", "safetensors", "PyYAML", "xxhash", "tqdm")
 _NO_CORE = (
     "The NumPy reference serves instead: the same bits, many times slower. Install a C++17 compiler (g++ or clang++) "
-    "and reinstall the package: pip install --force-reinstall --no-deps sta-kernels (or `.` in a clone)."
+    "and install again from the source tree: pip install --force-reinstall --no-deps ."
 )
 
 

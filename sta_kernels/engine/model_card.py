@@ -24,8 +24,7 @@ def model_card(recipe: Recipe, plan: Plan) -> str:
     lines = [
         "# Merged model",
         "",
-        f"Made with [sta_kernels](https://pypi.org/project/sta-kernels/) {__version__}: `{recipe.method_name}`, "
-        f"{recipe.method.summary}.",
+        f"Made with sta_kernels {__version__}: `{recipe.method_name}`, {recipe.method.summary}.",
         "",
         *([f"Base: `{recipe.base}`", ""] if recipe.base else []),
         *([f"Target: `{recipe.target}`", ""] if recipe.target else []),

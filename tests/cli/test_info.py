@@ -36,6 +36,7 @@ def test_without_a_native_core_it_says_what_to_do(monkeypatch: pytest.MonkeyPatc
     text = capsys.readouterr().out
     assert "reference (no native core: libsta_core.so was not built)" in text
     assert "Install a C++17 compiler" in text
+    assert text.count("sta-kernels") == 1  # its own name, and no package of that name to install
 
 
 def test_with_a_native_core_it_names_build_and_instruction_sets():

@@ -77,6 +77,17 @@ def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.Capt
     assert message in capsys.readouterr().err
 
 
+def test_a_merge_that_is_interrupted_says_how_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def stop(argv: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sta_kernels.cli.merge.run", stop)
+    assert cli.main(["merge"]) == 130
+    assert "interrupted; the same command continues where it stopped" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [

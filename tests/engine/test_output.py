@@ -113,7 +113,9 @@ def test_a_merge_can_be_merged_again(merged: Any, mixed_models: Any, tmp_path: P
     recipe = mixed_models.recipe("sta_forget", models=1, target=str(out))
     merge_checkpoints(recipe, tmp_path / "out")
     assert verify(tmp_path / "out") == []
-    assert "sta_forget" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "sta_forget" in card
+    assert "http" not in card
 
 
 def test_ties_stay_tied(tmp_path: Path) -> None:
