@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from sta_kernels.errors import InputError
+from sta_kernels.errors import InputError, warn_caller
 from sta_kernels.kernels.backend import TIES, Backend
 from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
@@ -67,9 +66,8 @@ class Sta:
         if keep is not None and keep > n_models:
             raise InputError(f"sta: keep: {keep} entries of {n_models} cannot be kept")
         if keep is None and n_models == 1:
-            warnings.warn(
-                "sta: a single model has no entry above its own quantile, so the result is the base; use keep: 1",
-                stacklevel=3,
+            warn_caller(
+                "sta: a single model has no entry above its own quantile, so the result is the base; use keep: 1"
             )
 
     def rank(self, settings: Settings, n_models: int) -> int:
