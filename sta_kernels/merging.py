@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from sta_kernels import methods
-from sta_kernels.errors import InputError
+from sta_kernels.errors import InputError, warn_caller
 from sta_kernels.kernels import get_backend
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer
@@ -62,7 +61,7 @@ def merge(
             equal the base there. Not read, and not needed, by ``measure="amp"`` and by methods without importance.
         target: ``sta_forget`` only: the model to subtract from, which the result takes names and copies from; None is
             the base. See :func:`forget`.
-        exclude: glob patterns over names; the entries that match are copied.
+        exclude: glob patterns over names, or a single one; the entries that match are copied.
         split: parts into which entries are cut along their first dimension, each normalised and ranked by itself, by
             glob pattern: ``{"*.in_proj_weight": 3}``.
         out_dtype: of all floating entries of the result; None keeps the base's. Arithmetic is in float32.
@@ -79,8 +78,11 @@ def merge(
 
     Raises:
         InputError: an unknown method or parameter; an entry that is missing, unknown, of another shape, or of a dtype
-            or on a device that no kernel reads; a trained entry without importance; a NaN or an infinity. The message
-            names model and entry.
+            or on a device that no kernel reads; a trained entry without importance; a NaN or an infinity; a negative
+            importance. The message names model and entry.
+
+    Warns:
+        UserWarning: several models were given and none was added anywhere; models disagree on an entry that is copied.
 
     Numerics:
         Every operand is converted to float32, the sum runs over the models in order, and the result is rounded once
@@ -89,6 +91,8 @@ def merge(
     chosen = methods.get(method)
     if isinstance(finetuned, Mapping):
         raise InputError("finetuned: expected a list of state dicts, got a single one")
+    if not isinstance(finetuned, Iterable):
+        raise InputError(f"finetuned: expected a list of state dicts, got a {type(finetuned).__name__}")
     finetuned = list(finetuned)
     settings = methods.resolve(chosen, len(finetuned), **parameters)
     inputs = _inputs(chosen, settings, base, finetuned, importances, target)
@@ -97,22 +101,28 @@ def merge(
     if threads is not None and threads < 1:
         raise InputError(f"threads: expected 1 or more, got {threads}")
     threads = threads or torch.get_num_threads()
-    selection = _select(inputs, exclude)
+    selection = _select(inputs, [exclude] if isinstance(exclude, str) else exclude)
     split = split or {}
     check_split(split, selection.merged)
     backend = get_backend()
     template = inputs.template
     results = {name: _copy(template.tensors[name], out_dtype) for name in (*selection.copied, *selection.excluded)}
+    kept = unrouted = 0
     for name in selection.merged:
         inputs.check_finite(selection, name, backend)
+        inputs.check_importances(selection, name)
         whole = template.tensors[name]
         results[name] = torch.empty(whole.shape, dtype=out_dtype or whole.dtype)
         for segment in segments(name, tuple(whole.shape), split):
             operands = inputs.operands(selection, segment)
             out = _buffer(results[name], segment)
             counted = merge_segment(chosen, operands, settings, out, backend=backend, threads=threads)
+            if "unrouted" in chosen.counters(len(finetuned)):
+                kept, unrouted = kept + int(counted[:-1].sum()), unrouted + int(counted[-1])
             if counts is not None and counted.size:
                 counts[template.prefix + segment.name] = counted.tolist()
+    if unrouted and not kept and len(finetuned) > 1:
+        warn_caller("nothing was added: the result is the base; do two models share an importance?")
     return {template.prefix + name: results[selection.aliases.get(name, name)] for name in template.tensors}
 
 
@@ -200,6 +210,16 @@ class _Inputs:
             f"{read[which].label}: {name!r} is {value} at {index}; repair the tensor, or exclude it to copy it"
         )
 
+    def check_importances(self, selection: Selection, name: str) -> None:
+        """Raise InputError where an importance is below zero: then it is most often a model."""
+        for state in self.importances:
+            tensor = _stored(state, selection, name)
+            if tensor.numel() and (least := tensor.min()) < 0:
+                raise InputError(
+                    f"{state.label}: {name!r} goes down to {least.item():g}, but an importance is never negative; is "
+                    "this a model?"
+                )
+
     def operands(self, selection: Selection, segment: Segment) -> Operands:
         """The buffers of one segment."""
 
@@ -227,13 +247,17 @@ def _inputs(
         raise InputError(f"{method.name} needs the base")
     if target is not None and not roles.target:
         raise InputError(f"{method.name} takes no target")
-    if not roles.importance:
-        importances = ()
-    elif importances is None or isinstance(importances, Mapping) or len(importances) != len(finetuned):
-        raise InputError(f"{method.name}: importances: expected a list with a state dict for each of the models")
     base_state = None if base is None else StateDict("base", base)
     target_state = None if target is None else StateDict("target", target)
     models = tuple(StateDict(f"finetuned[{i}]", given) for i, given in enumerate(finetuned))
+    if not roles.importance:
+        importances = ()
+    elif importances is None:
+        raise InputError(f'{method.name}: importances: none given (or use measure="amp")')
+    elif isinstance(importances, Mapping):
+        raise InputError(f"{method.name}: importances: expected a list of state dicts, got a single one")
+    elif len(importances) != len(models):
+        raise InputError(f"{method.name}: importances: {len(importances)} given for {len(models)} models")
     return _Inputs(
         template=target_state or base_state or models[0],
         models=models,
@@ -304,9 +328,8 @@ def _warn_of_integers(inputs: _Inputs, selection: Selection) -> None:
             if name in state.tensors and not torch.equal(state.tensors[name], template.tensors[name])
         ]
         if differing:
-            warnings.warn(
-                f"{state.label}: {', '.join(map(repr, differing))} differs from {template.label}, whose value is kept",
-                stacklevel=4,
+            warn_caller(
+                f"{state.label}: {', '.join(map(repr, differing))} differs from {template.label}, whose value is kept"
             )
 
 

@@ -374,3 +374,32 @@ def test_one_model_with_p_is_the_base_and_warns() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert merge(base, [model], importances=[importance], keep=1)["w"].tolist() == [1, 1, 1]
+
+
+def test_nothing_added_is_said_at_the_callers_line(example: Any) -> None:
+    base, finetuned, importances = example
+    with pytest.warns(UserWarning, match="nothing was added: the result is the base; do two") as caught:
+        result = merge(base, finetuned[:2], importances=[importances[0]] * 2)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert flat(result) == flat(base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        merge(base, finetuned, importances=importances)
+        merge(base, finetuned[:2], importances=[importances[0]] * 2, ties="all")
+
+
+def test_warnings_stand_at_the_callers_line(example: Any) -> None:
+    base, finetuned, importances = example
+    with pytest.warns(UserWarning, match="a single model") as caught:
+        merge(base, finetuned[:1], importances=importances[:1])
+    step = {"step": torch.tensor(1)}
+    with pytest.warns(UserWarning, match="'step' differs") as more:
+        forget(None, base | step, finetuned[0] | {"step": torch.tensor(2)}, importances[0])
+    assert [warning.filename for warning in [*caught, *more]] == [__file__] * 2
+
+
+def test_a_single_pattern_excludes(example: Any) -> None:
+    base, finetuned, _ = example
+    result = merge(base, finetuned, method="linear", exclude="a*")
+    assert result["a"].equal(base["a"])
+    assert not result["b"].equal(base["b"])

@@ -43,6 +43,7 @@ def test_a_model_that_does_not_fit(method: str, model: Any, message: str) -> Non
 
 def test_a_list_of_models_is_a_list() -> None:
     refused("finetuned: expected a list of state dicts", GOOD, GOOD, method="linear")
+    refused("finetuned: expected a list of state dicts, got a NoneType", GOOD, None, method="linear")
     refused("linear: 0 models given", GOOD, [], method="linear")
 
 
@@ -68,10 +69,38 @@ def test_a_scalar_that_is_not_finite() -> None:
     refused("base: 's' is nan at []", nan, [{"s": torch.tensor(1.0)}], method="task_arithmetic")
 
 
-@pytest.mark.parametrize("importances", [None, [], [GOOD], GOOD])
-def test_importances_are_one_per_model(importances: Any) -> None:
-    message = "sta: importances: expected a list with a state dict for each of the models"
-    refused(message, GOOD, [GOOD, GOOD], importances=importances)
+@pytest.mark.parametrize(
+    ("importances", "message"),
+    [
+        (None, 'none given (or use measure="amp")'),
+        ([], "0 given for 2 models"),
+        ([GOOD] * 3, "3 given for 2 models"),
+        (GOOD, "expected a list of state dicts, got a single one"),
+    ],
+)
+def test_importances_are_one_per_model(importances: Any, message: str) -> None:
+    refused(f"sta: importances: {message}", GOOD, [GOOD, GOOD], importances=importances)
+
+
+def test_base_and_models_are_looked_at_before_importances() -> None:
+    refused("base: expected a state dict", W, [GOOD, GOOD])
+    refused("finetuned[1]: expected a state dict", GOOD, [GOOD, W])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("parameters", [{}, {"normalise": "mean"}, {"measure": "lp_amp"}])
+def test_an_importance_is_never_negative(dtype: torch.dtype, parameters: dict[str, Any]) -> None:
+    negative = W.to(dtype, copy=True)
+    negative[1, 0] = -0.5
+    message = "importances[1]: 'w' goes down to -0.5, but an importance is never negative; is this a model?"
+    refused(message, GOOD, [GOOD, GOOD], importances=[GOOD, {"w": negative}], **parameters)
+    with pytest.raises(InputError, match=r"^importances\[0\]: 'w' goes down to -0.5"):
+        forget(None, GOOD, GOOD, {"w": negative})
+
+
+def test_negative_and_empty_zeros_are_importances() -> None:
+    state = {"w": -torch.zeros(2, 3), "empty": torch.empty(0, 3)}
+    merge(state, [state, state], importances=[state, state])
 
 
 def test_a_trained_entry_without_importance() -> None:
@@ -102,7 +131,7 @@ def test_a_model_that_unties_what_the_base_ties() -> None:
         ({"method": "tie"}, "unknown method 'tie'; known: "),
         ({"density": 1}, "linear has no parameter 'density'"),
         ({"exclude": ["v"]}, "exclude: 'v' matches no tensor"),
-        ({"exclude": "w"}, "exclude: expected a list of patterns"),
+        ({"exclude": "v.*"}, "exclude: 'v.*' matches no tensor"),
         ({"split": {"w": 4}}, "split: 'w' of shape [2, 3] does not divide into 4"),
         ({"split": {"v": 2}}, "split: 'v' matches no tensor"),
         ({"out_dtype": torch.int8}, "out_dtype: expected torch.float32, torch.bfloat16"),
