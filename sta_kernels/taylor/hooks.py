@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from sta_kernels.errors import InputError
+from sta_kernels.errors import InputError, warn_caller
 from sta_kernels.kernels.buffers import MEASURES, torch_dtype
 from sta_kernels.methods.statistics import Summary
 from sta_kernels.taylor.arithmetic import accumulate, finish
@@ -71,6 +70,7 @@ class TaylorImportance:
         device: of the accumulators; None keeps each beside its parameter, "cpu" offloads them.
 
     Raises:
+        TypeError: the model is no ``torch.nn.Module``.
         InputError: an unknown measure or dtype. On entering: no trainable parameter, or one that no kernel reads
             (complex, sharded, on the meta device). From the loop or on leaving: a pass inside another, a parameter that
             changed, a gradient that another hook took away. After any of these the model is as it was found.
@@ -88,6 +88,8 @@ class TaylorImportance:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
         if measure not in MEASURES:
             raise InputError(f"unknown measure {measure!r}; known: {', '.join(MEASURES)}")
         if dtype not in ACCUMULATOR_DTYPES:
@@ -234,9 +236,8 @@ def _restore_modes(modes: list[tuple[nn.Module, bool]]) -> None:
 def _warn_if_not_finite(statistics: dict[str, Summary]) -> None:
     bad = [name for name, summary in statistics.items() if not math.isfinite(summary.mean)]
     if bad:
-        warnings.warn(
+        warn_caller(
             f"the importance of {bad[0]} holds NaN or infinity ({len(bad)} of {len(statistics)} tensors do), and no "
             "merge will take it; a gradient overflowed, often in float16",
             RuntimeWarning,
-            stacklevel=4,
         )

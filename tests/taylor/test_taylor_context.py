@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -234,6 +235,8 @@ def test_what_cannot_be_measured_is_refused(model: nn.Sequential) -> None:
     ):
         with pytest.raises(sk.InputError, match=message):
             sk.TaylorImportance(model, **arguments)
+    with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module, got a str"):
+        sk.TaylorImportance("x")  # type: ignore[arg-type]
     for refused, message in (
         (nn.Linear(2, 2).requires_grad_(False), "no trainable parameter"),
         (nn.Linear(2, 2, dtype=torch.complex64), "parameter weight: no kernel reads torch.complex64"),
@@ -246,8 +249,9 @@ def test_what_cannot_be_measured_is_refused(model: nn.Sequential) -> None:
 def test_an_importance_that_overflowed_is_said_to_be_useless() -> None:
     model = nn.Linear(2, 1)
     importance = sk.TaylorImportance(model)
-    with pytest.warns(RuntimeWarning, match=r"importance of weight holds NaN or infinity \(1 of 2"):
+    with pytest.warns(RuntimeWarning, match=r"importance of weight holds NaN or infinity \(1 of 2") as caught:
         inside(importance, lambda: (model.weight.sum() * float("inf") + model.bias.sum()).backward())
+    assert not caught[0].filename.startswith(str(Path(sk.__file__).parent))
     assert torch.isinf(importance.state_dict()["weight"]).all()
 
 

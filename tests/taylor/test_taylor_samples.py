@@ -81,7 +81,10 @@ def test_inputs_may_be_several_tensors() -> None:
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
-        (torch.ones(3, 4), "sample 1: a pair .* not a Tensor"),
+        (
+            torch.ones(3, 4),
+            r"sample 1: a pair .* not a Tensor; for instance \[\(inputs, targets\)\], or .*input_ids",
+        ),
         ((1, 2, 3), "sample 1: a pair .* not a tuple of 3"),
         ((torch.ones(3, 4), torch.ones(4)), r"sample 1: .*shapes are \[\[3, 4\], \[4\]\]"),
         (("text", None), r"sample 1: .*shapes are \[\]"),
