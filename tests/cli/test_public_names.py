@@ -17,6 +17,10 @@ def test_every_public_name_is_there(name: str):
     assert name in dir(sk)
 
 
+def test_only_public_names_are_listed():
+    assert dir(sk) == sorted(sk.__all__)
+
+
 def test_functions_are_not_hidden_by_modules():
     """Importing a submodule binds it as an attribute of the package, over any function of that name."""
     modules = {module.name for module in pkgutil.iter_modules(sk.__path__)}
