@@ -74,7 +74,8 @@ def single_samples(samples: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         if not whole and not (isinstance(sample, (tuple, list)) and len(sample) == 2):
             raise InputError(
                 f"sample {number}: a pair (input, target) or a mapping is expected, not {_describe(sample)}; "
-                'for instance [(inputs, targets)], or [{"input_ids": ids, "labels": ids}] with loss_fn=lambda out, batch: out.loss'
+                'for instance [(inputs, targets)], or [{"input_ids": ids, "labels": ids}] with '
+                "loss_fn=lambda out, batch: out.loss"
             )
         if not whole and _is_scalar(sample[1]):
             sample = _map((sample[0], torch.as_tensor(sample[1])), lambda tensor: tensor[None])
