@@ -235,15 +235,21 @@ def _check_model(
     for name, entry in entries.items():
         if name not in template and entry.dtype not in COPIED_DTYPES and not matches(name, exclude):
             raise InputError(f"{label}: {name!r} is not in {template_label}; exclude it to leave it out")
+    differing = sum(
+        tuple(entries[key].shape) != tuple(template[name].shape) for name, key in stored.items() if key is not None
+    )
     for name, key in stored.items():
         if key is not None:
-            _check_same(label, key, entries[key], template_label, template[name])
+            advice = "; exclude it to copy the base's" + (f" ({differing - 1} more differ)" if differing > 1 else "")
+            _check_same(label, key, entries[key], template_label, template[name], advice)
 
 
-def _check_same(label: str, name: str, entry: Entry, other_label: str, other: Entry) -> None:
+def _check_same(label: str, name: str, entry: Entry, other_label: str, other: Entry, advice: str = "") -> None:
     _check_dtype(label, name, entry)
     if tuple(entry.shape) != tuple(other.shape):
-        raise InputError(f"{label}: {name!r} has shape {list(entry.shape)}, {other_label} has {list(other.shape)}")
+        raise InputError(
+            f"{label}: {name!r} has shape {list(entry.shape)}, {other_label} has {list(other.shape)}{advice}"
+        )
 
 
 def _check_dtype(label: str, name: str, entry: Entry) -> None:
