@@ -91,7 +91,7 @@ def merge_checkpoints(
     loaded = _load(recipe)
     backend = get_backend()
     with Inputs(loaded) as inputs:
-        folder = Path(out)
+        folder = Path(os.path.expanduser(out))
         _check_place(folder, inputs)
         plan = make_plan(
             loaded,
@@ -102,7 +102,7 @@ def merge_checkpoints(
             backend=backend.name,
         )
         if dry_run:
-            return plan
+            return replace(plan, notes=(*plan.notes, *_outlook(folder, plan, overwrite)))
         with _folder(folder), locked(folder):
             finished = None if overwrite else _finished(folder, plan)
             if finished is not None:
@@ -138,7 +138,9 @@ def _check_place(folder: Path, inputs: Inputs) -> None:
     out = Path(os.path.realpath(folder))
     for record in inputs.records:
         source = Path(os.path.realpath(record.path))
-        if source.is_dir() and (out == source or source in out.parents):
+        if out == source:
+            raise InputError(f"{folder}: is the input {record.path}; choose another folder")
+        if source.is_dir() and source in out.parents:
             raise InputError(f"{folder}: lies in the input {record.path}; choose another folder")
     for file in inputs.files():
         if Path(os.path.realpath(file)).parent == out:
@@ -154,6 +156,43 @@ def _finished(folder: Path, plan: Plan) -> Manifest | None:
     if records is not None and records.identity == plan.identity:  # killed between the manifest and the journal's end
         (folder / JOURNAL_NAME).unlink()
     return replace(manifest, already_finished=True)
+
+
+def _refusal(folder: Path, plan: Plan, records: Records | None) -> str | None:
+    """Why a folder, with the journal it holds, cannot take this merge unless it may be overwritten."""
+    if records is not None and records.identity == plan.identity:
+        return None
+    manifest = read_manifest(folder)
+    if records is not None:
+        held = "holds an unfinished merge of another recipe, or of inputs that have changed"
+    elif manifest is not None and manifest.identity != plan.identity:
+        held = "holds a finished merge of another recipe, or of inputs that have changed"
+    elif manifest is not None:
+        held = "holds this merge, but its files have changed since"
+    elif any(path.name != LOCK_NAME for path in folder.iterdir()):
+        held = "is not empty"
+    else:
+        return None
+    return f"{folder}: {held}; choose another folder, or replace what it holds with --overwrite (overwrite=True)"
+
+
+def _outlook(folder: Path, plan: Plan, overwrite: bool) -> Iterator[str]:
+    """What a plan's reader should know of the output folder as it stands."""
+    if not folder.is_dir():
+        if folder.exists():
+            yield f"the merge would be refused: {folder}: is not a folder"
+        return
+    records = read_journal(folder / JOURNAL_NAME)
+    if records is not None and records.identity == plan.identity:
+        yield f"{folder}: holds this merge, unfinished; it would be continued"
+    elif not overwrite:
+        manifest = read_manifest(folder)
+        if manifest is not None and manifest.identity == plan.identity and is_whole(folder, manifest.files):
+            yield f"{folder}: holds this merge already; there is nothing to do"
+            return
+        refusal = _refusal(folder, plan, records)
+        if refusal is not None:
+            yield f"the merge would be refused: {refusal}"
 
 
 class _Merge:
@@ -203,14 +242,9 @@ class _Merge:
         records = read_journal(self._folder / JOURNAL_NAME)
         if records is not None and records.identity == self._plan.identity:
             return records
-        if not overwrite:
-            if records is not None:
-                raise InputError(
-                    f"{self._folder}: holds an unfinished merge of another recipe, or of inputs that have changed; "
-                    "choose another folder, or overwrite it"
-                )
-            if any(path.name != LOCK_NAME for path in self._folder.iterdir()):
-                raise InputError(f"{self._folder}: is not empty; choose another folder, or overwrite it")
+        refusal = None if overwrite else _refusal(self._folder, self._plan, records)
+        if refusal is not None:
+            raise InputError(refusal)
         remove_partials(self._folder)
         return None
 
@@ -245,7 +279,10 @@ class _Merge:
             tick = self._tick("digest", sum(map(digests.length, unread)))
             run_activities([Checks(unread, digests.complete)], budget.threads, PAGE, tick)
         self._inputs.check_unchanged()
+        tensors = tensor_records(method, ((run.job, run.counts) for run in runs if run.job.action == "merge"))
         notes = (*plan.notes, *executor.warned, *self._equal_models(executor.differing))
+        if len(plan.models) > 1 and tensors and all(r.get("unrouted") == r["elements"] for r in tensors):
+            notes += ("nothing was added: the result is the base; do two models share an importance?",)
         for note in notes[len(self._recipe.notes) :]:
             warnings.warn(note, stacklevel=4)
         with contextlib.suppress(FileNotFoundError):
@@ -271,7 +308,7 @@ class _Merge:
             recipe=self._recipe.text,
             inputs=inputs,
             files=files_written,
-            tensors=tensor_records(method, ((run.job, run.counts) for run in runs if run.job.action == "merge")),
+            tensors=tensors,
             copied=tuple(run.job.tensor for run in runs if run.job.action in ("copy", "convert")),
             notes=notes,
             kept_bytes=kept_bytes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,7 +21,8 @@ from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer, DType
 from sta_kernels.methods.base import Method, Operands
-from sta_kernels.methods.run import merge_segment, source_of
+from sta_kernels.methods.run import reduce_segment, source_of
+from sta_kernels.methods.statistics import Statistic
 
 _COMPARED = 1 << 18
 """Bytes that are compared at a time, so that what the comparison allocates stays small."""
@@ -119,13 +121,14 @@ class Executor:
         if run.base is not None:
             self._note_differences(tile, run.base, run.models)
         method, backend, operands = self._method, self._backend, tile.operands()
+        results = run.results
         if run.whole:
-            counts = merge_segment(
-                method, operands, job.settings, out, backend=backend, threads=1, summaries=job.summaries
+            results = reduce_segment(
+                run.statistics, operands, out.size, backend=backend, threads=1, summaries=job.summaries
             )
-        else:
-            counts = np.zeros_like(run.counts)
-            method.apply(backend, operands, run.results, job.settings, out=out, counts=counts, threads=1)
+        self._check_negative(job, run.statistics, results)
+        counts = np.zeros_like(run.counts)
+        method.apply(backend, operands, results, job.settings, out=out, counts=counts, threads=1)
         # float16 alone has so narrow a range that finite operands overflow it in practice.
         if out.dtype == DType.F16 and not self._allow_nonfinite:
             found = backend.first_nonfinite([out])
@@ -145,8 +148,21 @@ class Executor:
         assert entry is not None
         raise InputError(
             f"{entry.file}: {operand.name!r} is {single[0]} at {tile.position(index)}; repair the tensor, "
-            "exclude it to copy the base's, or allow non-finite values"
+            "exclude it to copy the base's, or merge it as it is with --allow-nonfinite (allow_nonfinite=True)"
         )
+
+    def _check_negative(self, job: Job, statistics: Iterable[Statistic], results: Iterable[Any]) -> None:
+        """Sums of absolute values and squares have no sign: what has one is another file, most likely a model."""
+        for statistic, result in zip(statistics, results, strict=True):
+            lowest = result[0] if isinstance(result, tuple) else result
+            if statistic.measure != "amp" and -math.inf < lowest < 0:
+                operand = job.of_role("importance")[statistic.task]
+                entry = self._inputs.checkpoints[operand.input].find(operand.name)
+                assert entry is not None
+                raise InputError(
+                    f"{entry.file}: {operand.name!r} holds negative values, down to {lowest:.6g}; an importance is "
+                    "never negative: is this a model?"
+                )
 
     def _note_differences(self, tile: _Tile, base: Operand, models: Iterable[Operand]) -> None:
         """Find out, as cheaply as can be, whether each model differs from the base anywhere."""

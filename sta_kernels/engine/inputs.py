@@ -9,6 +9,7 @@ from types import TracebackType
 
 from sta_kernels.checkpoint import Checkpoint, ImportanceMetadata, TensorEntry, open_checkpoint
 from sta_kernels.engine.jobs import Input
+from sta_kernels.errors import InputError
 from sta_kernels.methods.statistics import Summary
 from sta_kernels.recipe import Recipe
 
@@ -39,6 +40,7 @@ class Inputs:
                 None if spec.importance is None else self._open(spec.importance, importance=True)
                 for spec in recipe.models
             ]
+            self._check_kinds()
         except BaseException:
             self.close()
             raise
@@ -54,6 +56,20 @@ class Inputs:
             files = tuple((str(file), size, mtime) for file, size, mtime in checkpoint.fingerprint())
             self._records.append(Input(str(path), importance, files))
         return self._known[key]
+
+    def _check_kinds(self) -> None:
+        """Refuse an importance in a model's place, and a model in an importance's."""
+        models = dict.fromkeys(index for index in (self.base, self.target, *self.models) if index is not None)
+        weights: dict[str, int] = {}
+        for index in models:
+            if self.metadata(index) is not None:
+                raise InputError(f"{self.label(index)}: an importance file, given as a model")
+            weights.update((os.path.realpath(file), index) for file in self.checkpoints[index].files)
+        for importance in self.importances:
+            for file in () if importance is None else self.checkpoints[importance].files:
+                if os.path.realpath(file) in weights:
+                    model = self.label(weights[os.path.realpath(file)])
+                    raise InputError(f"{file}: given as an importance, but these are the weights of {model}")
 
     @property
     def records(self) -> tuple[Input, ...]:

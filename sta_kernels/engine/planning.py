@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from sta_kernels.checkpoint import TensorEntry, plan_shards
@@ -22,6 +22,7 @@ from sta_kernels.methods.selection import (
 )
 from sta_kernels.methods.statistics import Summary
 from sta_kernels.recipe import Recipe, relative_depths
+from sta_kernels.recipe.values import Filtered
 
 
 def make_plan(
@@ -125,6 +126,7 @@ class _Planner:
         """One per segment that is merged, one per tensor that is copied, one per set of tensors that must agree."""
         recipe, inputs = self._recipe, self._inputs
         others = [index for index in (inputs.base, *inputs.models) if index is not None and index != inputs.template]
+        self._note_repeated()
         selection = select(
             self._template,
             {inputs.label(index): inputs.without_foreign_aliases(index, self._template) for index in others},
@@ -132,6 +134,7 @@ class _Planner:
             exclude=recipe.exclude,
             aliases=self.aliases,
         )
+        self._note_filters(selection.merged)
         settings = {name: recipe.settings(name, self._depths[name]) for name in selection.merged}
         frozen = self._frozen(selection, settings)
         merged = [name for name in selection.merged if name not in frozen]
@@ -145,6 +148,23 @@ class _Planner:
         for name in merged:
             yield from self._merge(selection, name, settings[name])
         yield from self._ties(selection)
+
+    def _note_repeated(self) -> None:
+        """Models or importances that stand there twice: seldom meant, and STA adds nothing where importances tie."""
+        for what, indices in (("model", self._inputs.models), ("importance", self._inputs.importances)):
+            for index in dict.fromkeys(indices):
+                places = [str(i + 1) for i, other in enumerate(indices) if other == index]
+                if index is not None and len(places) > 1:
+                    self.notes.append(f"models {', '.join(places)}: the same {what}, {self._inputs.label(index)}")
+
+    def _note_filters(self, names: Sequence[str]) -> None:
+        """Filters that no tensor's name holds."""
+        recipe = self._recipe
+        for table in (recipe.parameters, *(spec.parameters for spec in recipe.models)):
+            for key, setting in table.items():
+                for pattern, _ in setting.entries if isinstance(setting, Filtered) else ():
+                    if pattern not in (None, "*") and not any(pattern in name for name in names):
+                        self.notes.append(f"{key.rstrip('_')}: the filter {pattern!r} matches no merged tensor")
 
     def _frozen(self, selection: Selection, settings: Mapping[str, Settings]) -> tuple[str, ...]:
         """Entries for which no file has an importance."""

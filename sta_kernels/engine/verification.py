@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sta_kernels.checkpoint.digest import BLOCK, hash_file
+from sta_kernels.engine.journal import JOURNAL_NAME
 from sta_kernels.engine.manifest import read_manifest
 from sta_kernels.engine.output import MANIFEST_NAME
 from sta_kernels.errors import InputError
@@ -25,8 +26,10 @@ def verify(out: str | os.PathLike[str]) -> list[str]:
         InputError: the folder holds no finished merge.
         RunError: a file cannot be read.
     """
-    folder = Path(out)
+    folder = Path(os.path.expanduser(out))
     manifest = read_manifest(folder)
+    if manifest is None and (folder / JOURNAL_NAME).exists():
+        raise InputError(f"{folder}: holds an unfinished merge; run the merge again, it continues where it stopped")
     if manifest is None:
         raise InputError(f"{folder}: holds no finished merge: {MANIFEST_NAME} is missing")
     differences = []

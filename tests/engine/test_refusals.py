@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sta_kernels.engine import Manifest, merge_checkpoints
+from sta_kernels.engine import Manifest, merge_checkpoints, verify
 from sta_kernels.engine.journal import JOURNAL_NAME
 from sta_kernels.engine.lock import locked
 from sta_kernels.errors import InputError, RunError
@@ -90,6 +90,9 @@ def test_shapes(own: Any, tmp_path: Path) -> None:
     recipe, folder = own
     change(folder / "model1" / "model.safetensors", layers__0__norm__weight=torch.ones(41))
     refused(recipe, tmp_path / "out", str(folder / "model1"), "'layers.0.norm.weight'", "[41]", "[40]")
+    refused(recipe, tmp_path / "out", "[40]; exclude it to copy the base's")
+    change(folder / "model1" / "model.safetensors", layers__1__norm__weight=torch.ones(42))
+    refused(recipe, tmp_path / "out", "exclude it to copy the base's (1 more differ)")
 
 
 def test_importance_of_a_trained_entry(own: Any, tmp_path: Path) -> None:
@@ -117,6 +120,59 @@ def test_wrong_measure(own: Any, tmp_path: Path) -> None:
     refused({**recipe, "parameters": {"measure": "lp_amp"}}, tmp_path / "out", str(folder / "model1"), "lp_amp")
 
 
+@pytest.mark.parametrize("parameters", [{}, {"measure": "lp_amp"}])
+@pytest.mark.parametrize("method", ["sta", "sta_forget"])
+def test_negative_importance(own: Any, method: str, parameters: dict[str, Any], tmp_path: Path) -> None:
+    recipe, folder = own
+    path = folder / "model0" / "importance.safetensors"
+    change(path, layers__0__norm__weight=-load_file(path)["layers.0.norm.weight"])
+    recipe = {**recipe, "merge_method": method, "parameters": parameters}
+    if method == "sta_forget":
+        recipe["models"] = recipe["models"][:1]
+    refused(recipe, tmp_path / "out", str(path), "'layers.0.norm.weight'", "never negative: is this a model?")
+    assert not (tmp_path / "out").exists()
+
+
+def test_importance_and_model_in_each_others_place(own: Any, tmp_path: Path) -> None:
+    from sta_kernels.checkpoint import ImportanceMetadata
+
+    recipe, folder = own
+    (tmp_path / "link.safetensors").symlink_to(folder / "model1" / "model.safetensors")
+    wrong = {"model": str(folder / "model0"), "parameters": {"importance": str(tmp_path / "link.safetensors")}}
+    refused({**recipe, "models": [wrong, *recipe["models"][1:]]}, tmp_path / "out", "are the weights of", dry_run=True)
+    path = folder / "model1" / "importance.safetensors"
+    save_file(load_file(path), path, metadata=ImportanceMetadata("lp", 32, "0" * 32, "0").to_metadata())
+    wrong = {**recipe["models"][1], "model": str(path)}
+    swapped = {**recipe, "models": [recipe["models"][0], wrong]}
+    refused(swapped, tmp_path / "out", "an importance file, given as a model")
+
+
+def test_repeated_importance_is_noted_and_adds_nothing(own: Any, tmp_path: Path) -> None:
+    recipe, _ = own
+    first, second, _ = recipe["models"]
+    recipe = {**recipe, "models": [first, {**second, "parameters": first["parameters"]}]}
+    plan = merge_checkpoints(recipe, tmp_path / "out", dry_run=True)
+    assert any("models 1, 2: the same importance" in note for note in plan.notes)
+    with pytest.warns(UserWarning, match="nothing was added: the result is the base"):
+        result = merge_checkpoints(recipe, tmp_path / "out")
+    assert "nothing was added" in result.notes[-1]
+    twice = merge_checkpoints({**recipe, "models": [first, first]}, tmp_path / "other", dry_run=True)
+    assert any("models 1, 2: the same model" in note for note in twice.notes)
+
+
+def test_a_filter_that_matches_nothing_is_noted(own: Any, tmp_path: Path) -> None:
+    entries = [{"filter": "attn", "value": 0.4}, {"filter": "mlp", "value": 0.2}, {"value": 0.5}]
+    plan = merge_checkpoints({**own[0], "parameters": {"p": entries}}, tmp_path / "out", dry_run=True)
+    assert plan.notes == ("p: the filter 'mlp' matches no merged tensor",)
+
+
+def test_home_is_expanded_in_the_output(own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    merge_checkpoints(own[0], "~/out")
+    assert verify("~/out") == []
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
 def test_integers_that_differ_and_models_that_do_not(own: Any, tmp_path: Path) -> None:
     recipe, folder = own
     change(folder / "model1" / "model.safetensors", steps=torch.tensor([3, 5]))
@@ -142,7 +198,8 @@ def test_output_in_an_input(own: Any, tmp_path: Path) -> None:
     recipe, folder = own
     (tmp_path / "link").symlink_to(folder / "model0")
     for out in (folder / "base", folder / "model1" / "new", tmp_path / "link"):
-        refused(recipe, out, "lies in the input", overwrite=True)
+        said = "lies in the input" if out.name == "new" else "is the input"
+        refused(recipe, out, said, overwrite=True)
     file = {**recipe, "base_model": str(folder / "base" / "model.safetensors")}
     refused(file, folder / "base", "holds the input", overwrite=True)
     names = {path.name for path in (folder / "base").iterdir()}
@@ -162,11 +219,13 @@ def test_what_is_there_already(own: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    refused(recipe, out, "is not empty")
+    refused(recipe, out, "is not empty", "--overwrite (overwrite=True)")
     merge_checkpoints(recipe, out, overwrite=True, out_shard_size="40KB")
     assert (out / "notes.txt").read_text() == "mine"
     other = {**recipe, "parameters": {"p": 0.1}}
-    refused(other, out, "is not empty")
+    refused(other, out, "holds a finished merge of another recipe")
+    assert "would be refused" in merge_checkpoints(other, out, dry_run=True).notes[-1]
+    assert "nothing to do" in merge_checkpoints(recipe, out, dry_run=True, out_shard_size="40KB").notes[-1]
     assert (out / "model.safetensors.index.json").exists()
     merge_checkpoints(other, out, overwrite=True)
     assert [path.name for path in out.glob("model*")] == ["model.safetensors"]
@@ -184,6 +243,9 @@ def test_an_unfinished_merge_of_another_recipe(own: Any, tmp_path: Path) -> None
     assert (out / JOURNAL_NAME).exists()
     other = {**recipe, "parameters": {"p": 0.1}}
     refused(other, out, "unfinished merge of another recipe")
+    assert "would be continued" in merge_checkpoints(recipe, out, dry_run=True).notes[-1]
+    with pytest.raises(InputError, match="unfinished merge; run the merge again"):
+        verify(out)
     merge_checkpoints(other, out, overwrite=True)
     assert not any(path.name.startswith(".") for path in out.iterdir())
 
