@@ -190,6 +190,7 @@ def test_signals_stop_without_a_traceback(number: signal.Signals, code: int, tmp
                 writer = os.open(recipe, os.O_WRONLY | os.O_NONBLOCK)
             except OSError:  # nobody reads yet
                 time.sleep(0.01)
+        time.sleep(0.5)  # until it reads: before Python 3.11, a signal between open and read waits for the read to end
         process.send_signal(number)
         out, err = process.communicate(timeout=20)
     finally:
