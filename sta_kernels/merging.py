@@ -107,9 +107,11 @@ def merge(
     backend = get_backend()
     template = inputs.template
     results = {name: _copy(template.tensors[name], out_dtype) for name in (*selection.copied, *selection.excluded)}
+    for name in (*selection.copied, *selection.excluded):
+        _check_conversion(name, template.tensors[name], results[name])
     kept = unrouted = 0
     for name in selection.merged:
-        inputs.check_finite(selection, name, backend)
+        inputs.check_finite(selection, name, backend, threads)
         inputs.check_importances(selection, name)
         whole = template.tensors[name]
         results[name] = torch.empty(whole.shape, dtype=out_dtype or whole.dtype)
@@ -121,6 +123,7 @@ def merge(
                 kept, unrouted = kept + int(counted[:-1].sum()), unrouted + int(counted[-1])
             if counts is not None and counted.size:
                 counts[template.prefix + segment.name] = counted.tolist()
+        _check_overflow(name, results[name], backend, threads)
     if unrouted and not kept and len(finetuned) > 1:
         warn_caller("nothing was added: the result is the base; do two models share an importance?")
     return {template.prefix + name: results[selection.aliases.get(name, name)] for name in template.tensors}
@@ -196,11 +199,11 @@ class _Inputs:
     importances: tuple[StateDict, ...]
     target: StateDict | None
 
-    def check_finite(self, selection: Selection, name: str, backend: Backend) -> None:
+    def check_finite(self, selection: Selection, name: str, backend: Backend, threads: int) -> None:
         """Raise InputError where an operand holds a NaN or an infinity."""
         read = [state for state in (self.base, *self.models, self.target, *self.importances) if state is not None]
         tensors = [_stored(state, selection, name) for state in read]
-        found = backend.first_nonfinite([Buffer.from_torch(tensor) for tensor in tensors])
+        found = backend.first_nonfinite([Buffer.from_torch(tensor) for tensor in tensors], threads=threads)
         if found is None:
             return
         which, flat_index = found
@@ -285,6 +288,8 @@ def _select(inputs: _Inputs, exclude: Sequence[str]) -> Selection:
     if not inputs.importances:
         return selection
     files = {state.label: state.without_foreign_aliases(entries) for state in inputs.importances}
+    for state in inputs.importances:
+        _check_ties(state, selection, template)
     frozen = select_importances(selection, entries, files, exclude=exclude)
     for name in frozen:
         _check_frozen(inputs, selection, name)
@@ -292,8 +297,30 @@ def _select(inputs: _Inputs, exclude: Sequence[str]) -> Selection:
     return replace(selection, merged=merged, copied=(*selection.copied, *frozen))
 
 
+def _check_overflow(name: str, result: torch.Tensor, backend: Backend, threads: int) -> None:
+    """float16 alone has so narrow a range that finite operands overflow it in practice."""
+    if result.dtype != torch.float16:
+        return
+    found = backend.first_nonfinite([Buffer.from_torch(result)], threads=threads)
+    if found is not None:
+        raise _overflow(name, result, found[1])
+
+
+def _check_conversion(name: str, source: torch.Tensor, result: torch.Tensor) -> None:
+    """What is copied may hold infinities, but none that float16 makes of a finite value."""
+    if result.dtype == torch.float16 != source.dtype:
+        overflows = source.isfinite() & ~result.isfinite()
+        if overflows.any():
+            raise _overflow(name, result, int(overflows.flatten().int().argmax()))
+
+
+def _overflow(name: str, result: torch.Tensor, flat_index: int) -> InputError:
+    index = position(tuple(result.shape), flat_index)
+    return InputError(f"{name!r} overflows float16 at {index}; write bfloat16 or float32 instead")
+
+
 def _check_ties(state: StateDict, selection: Selection, template: StateDict) -> None:
-    """Refuse a model that holds two values where the template has one: one of them would be lost."""
+    """Refuse a model or an importance that holds two values where the template has one: one of them would be lost."""
     for alias, first in selection.aliases.items():
         if first in selection.merged and alias in state.tensors and first in state.tensors:
             one, other = state.tensors[first], state.tensors[alias]
@@ -307,9 +334,11 @@ def _check_ties(state: StateDict, selection: Selection, template: StateDict) -> 
 def _check_frozen(inputs: _Inputs, selection: Selection, name: str) -> None:
     """Refuse an entry without importance that some model has trained."""
     reference, *others = [state for state in (inputs.base, *inputs.models) if state is not None]
-    values = _stored(reference, selection, name).float()
+    values = _stored(reference, selection, name)
     for state in others:
-        if not torch.equal(_stored(state, selection, name).float(), values):
+        tensor = _stored(state, selection, name)
+        wider = torch.promote_types(tensor.dtype, values.dtype)
+        if not torch.equal(tensor.to(wider), values.to(wider)):
             raise InputError(
                 f"no importance for {name!r}, which {state.label} has trained; compute it, or exclude the entry "
                 f"to copy it from {inputs.template.label}"

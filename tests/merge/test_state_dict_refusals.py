@@ -125,6 +125,28 @@ def test_a_model_that_unties_what_the_base_ties() -> None:
     assert merge(base, [equal], method="linear")["embed"].equal(W)
 
 
+def test_an_importance_that_unties_what_the_base_ties() -> None:
+    base = {"embed": W, "lm_head": W}
+    equal, untied = {"embed": W, "lm_head": W.clone()}, {"embed": W, "lm_head": W * 2}
+    message = "importances[1]: 'lm_head' and 'embed' differ, but base ties them"
+    refused(message, base, [base, base], importances=[equal, untied])
+
+
+def test_overflow_of_float16() -> None:
+    base = {"w": W, "v": torch.tensor([1.0, 1e5])}
+    message = "'v' overflows float16 at [1]; write bfloat16 or float32 instead"
+    refused(message, base, [base], method="linear", out_dtype=torch.float16)
+    refused(message, base, [base], method="linear", out_dtype=torch.float16, exclude=["v"])
+    mask = {"w": W, "v": torch.tensor([1.0, -torch.inf])}
+    assert merge(mask, [mask], method="linear", out_dtype=torch.float16, exclude=["v"])["v"][1] == -torch.inf
+
+
+def test_training_too_small_for_float32_to_see() -> None:
+    base = {"w": W, "v": torch.ones(2, dtype=torch.float64)}
+    model = {"w": W, "v": base["v"] + 1e-12}
+    refused("no importance for 'v', which finetuned[0] has trained", base, [model, base], importances=[GOOD, GOOD])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
