@@ -101,6 +101,8 @@ def _floats(name: str, values: Any) -> tuple[float, float, float]:
     if not isinstance(values, list) or len(values) != 3 or not all(type(x) in (int, float, str) for x in values):
         raise ValueError(f"statistics of {name!r} must be min, max and mean")
     low, high, mean = (float(x) for x in values)
+    if low > high and all(map(math.isfinite, (low, high, mean))):
+        raise ValueError(f"statistics of {name!r}: minimum {low:g} exceeds maximum {high:g}")
     return low, high, mean
 
 

@@ -19,7 +19,7 @@ from sta_kernels.engine.output import Shards
 from sta_kernels.engine.runs import JobRun
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import Backend
-from sta_kernels.kernels.buffers import Buffer, DType
+from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
 from sta_kernels.methods.base import Method, Operands
 from sta_kernels.methods.run import reduce_segment, source_of
 from sta_kernels.methods.statistics import Statistic
@@ -90,6 +90,7 @@ class Executor:
             out = Buffer(address, KERNEL_DTYPES[job.dtype], (stop - start,), None, arena)
             if job.action == "convert":
                 convert(self._backend, tile.buffer(job.operands[0]), out)
+                self._check_conversion(tile, tile.buffer(job.operands[0]), out)
             else:
                 counts = self._merge(run, tile, out)
         self._shards.write(job.shard, job.offset + start * job.out_unit, view)
@@ -127,14 +128,10 @@ class Executor:
                 run.statistics, operands, out.size, backend=backend, threads=1, summaries=job.summaries
             )
         self._check_negative(job, run.statistics, results)
+        self._check_claims(run, tile)
         counts = np.zeros_like(run.counts)
         method.apply(backend, operands, results, job.settings, out=out, counts=counts, threads=1)
-        # float16 alone has so narrow a range that finite operands overflow it in practice.
-        if out.dtype == DType.F16 and not self._allow_nonfinite:
-            found = backend.first_nonfinite([out])
-            if found is not None:
-                where = tile.position(found[1])
-                raise InputError(f"{job.tensor!r} overflows float16 at {where}; write bfloat16 or float32 instead")
+        self._check_overflow(tile, out)
         return counts
 
     def _check_finite(self, tile: _Tile, operands: Sequence[Operand]) -> None:
@@ -150,6 +147,52 @@ class Executor:
             f"{entry.file}: {operand.name!r} is {single[0]} at {tile.position(index)}; repair the tensor, "
             "exclude it to copy the base's, or merge it as it is with --allow-nonfinite (allow_nonfinite=True)"
         )
+
+    def _check_overflow(self, tile: _Tile, out: Buffer) -> None:
+        """float16 alone has so narrow a range that finite operands overflow it in practice."""
+        if out.dtype == DType.F16 and not self._allow_nonfinite:
+            found = self._backend.first_nonfinite([out])
+            if found is not None:
+                raise self._overflow(tile, found[1])
+
+    def _check_conversion(self, tile: _Tile, source: Buffer, out: Buffer) -> None:
+        """What is copied may hold infinities, but none that float16 makes of a finite value."""
+        if out.dtype != DType.F16 or self._allow_nonfinite or self._backend.first_nonfinite([out]) is None:
+            return
+        for start in range(0, tile.stop - tile.start, _COMPARED):
+            stop = min(start + _COMPARED, tile.stop - tile.start)
+            values = np.empty((2, stop - start), np.float64)
+            for row, buffer in zip(values, (source, out), strict=True):
+                convert(self._backend, buffer.slice(start, stop), Buffer.from_numpy(row))
+            overflows = np.isfinite(values[0]) & ~np.isfinite(values[1])
+            if overflows.any():
+                raise self._overflow(tile, start + int(overflows.argmax()))
+
+    def _overflow(self, tile: _Tile, index: int) -> InputError:
+        where = tile.position(index)
+        return InputError(f"{tile.job.tensor!r} overflows float16 at {where}; write bfloat16 or float32 instead")
+
+    def _check_claims(self, run: JobRun, tile: _Tile) -> None:
+        """Hold the ranges that importance files claim against their tensors, which are in cache for the merge."""
+        if not run.claims:
+            return
+        importances = run.job.of_role("importance")
+        for task, (_, accumulator) in run.claims.items():
+            source = ImportanceSource("lp", tile.buffer(importances[task]), None)
+            accumulator.update(self._backend, source, tile.start, threads=1)
+        with self._lock:
+            run.unseen -= tile.stop - tile.start
+            if run.unseen:
+                return
+        for task, (summary, accumulator) in run.claims.items():
+            accumulator.end_of_pass()
+            if accumulator.result != (summary.min, summary.max):
+                entry = self._inputs.checkpoints[importances[task].input].find(importances[task].name)
+                assert entry is not None
+                raise InputError(
+                    f"{entry.file}: {entry.name!r}: the statistics in its metadata do not describe its tensors; save "
+                    "it again"
+                )
 
     def _check_negative(self, job: Job, statistics: Iterable[Statistic], results: Iterable[Any]) -> None:
         """Sums of absolute values and squares have no sign: what has one is another file, most likely a model."""
@@ -193,7 +236,7 @@ class Executor:
             return False
         for start in range(0, tile.stop - tile.start, _COMPARED):
             stop = min(start + _COMPARED, tile.stop - tile.start)
-            values = np.empty((2, stop - start), np.float32)
+            values = np.empty((2, stop - start), np.float64 if "F64" in (one.dtype, other.dtype) else np.float32)
             for row, operand in zip(values, (one, other), strict=True):
                 convert(self._backend, tile.buffer(operand).slice(start, stop), Buffer.from_numpy(row))
             if not np.array_equal(values[0], values[1]):

@@ -217,11 +217,11 @@ class _Planner:
         return self._comparison(name, self._template[name], operands, said, True)
 
     def _ties(self, selection: Selection) -> Iterator[Job]:
-        """A model that holds two values where the template ties them must hold them equal: one of them is lost."""
+        """What holds two values where the template ties them must hold them equal: one of them is lost."""
         inputs = self._inputs
         label = inputs.label(inputs.template)
         for alias, first in selection.aliases.items():
-            for index in dict.fromkeys((inputs.base, *inputs.models)):
+            for index in dict.fromkeys((inputs.base, *inputs.models, *inputs.importances)):
                 if index is None or first not in selection.merged:
                     continue
                 entries = inputs.checkpoints[index].entries

@@ -11,7 +11,8 @@ from sta_kernels.engine.jobs import Job, Operand
 from sta_kernels.engine.memory import PAGE, TILE_SET, Arena
 from sta_kernels.engine.planning import TILE_STEP
 from sta_kernels.methods.base import Method
-from sta_kernels.methods.statistics import Accumulator, Statistic
+from sta_kernels.methods.statistics import Accumulator, Statistic, Summary
+from sta_kernels.methods.statistics import Range as RangeStatistic
 
 Range = tuple[int, int]
 Perform = Callable[["JobRun", int, int, Arena], int]
@@ -64,6 +65,13 @@ class JobRun:
         self.finished = not self._remaining
         if not (self.whole or self.finished):
             self.pending = {i: self.statistics[i].accumulator(job.size) for i in unknown}
+        self.unseen = sum(stop - start for start, stop in self._remaining)
+        self.claims: dict[int, tuple[Summary, Accumulator]] = {}
+        if self.unseen == job.size:  # of a part, nothing can be said
+            for statistic, known in zip(self.statistics, self.results, strict=True):
+                summary = job.summaries[statistic.task] if known is not None else None
+                if summary is not None:
+                    self.claims[statistic.task] = (summary, RangeStatistic(statistic.task, "lp").accumulator(job.size))
         self._out = 0
         self._start_pass()
 

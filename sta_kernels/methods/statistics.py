@@ -7,6 +7,7 @@ see the same subnormals as those in the kernels.
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -25,6 +26,11 @@ class Summary:
     min: float
     max: float
     mean: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether it can be relied upon: what is infinite or NaN says nothing of the values."""
+        return all(map(math.isfinite, (self.min, self.max, self.mean)))
 
 
 class Accumulator(Protocol):
@@ -76,8 +82,8 @@ class Range:
     tier: ClassVar[str] = "A"
 
     def known(self, summary: Summary) -> tuple[float, float] | None:
-        """The file's range; only a stored importance has one."""
-        return (summary.min, summary.max) if self.measure == "lp" else None
+        """The file's range; only a stored importance has one, and only a finite one is knowledge."""
+        return (summary.min, summary.max) if self.measure == "lp" and summary.finite else None
 
     def accumulator(self, n_elements: int) -> Accumulator:
         """A fresh accumulator."""
@@ -94,8 +100,8 @@ class Mean:
     tier: ClassVar[str] = "B"
 
     def known(self, summary: Summary) -> float | None:
-        """The file's mean; only a stored importance has one."""
-        return summary.mean if self.measure == "lp" else None
+        """The file's mean; only a stored importance has one, and only a finite one is knowledge."""
+        return summary.mean if self.measure == "lp" and summary.finite else None
 
     def accumulator(self, n_elements: int) -> Accumulator:
         """A fresh accumulator."""

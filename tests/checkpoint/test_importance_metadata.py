@@ -27,6 +27,8 @@ def test_through_a_file(tmp_path):
 
 @given(st.floats(width=32), st.floats(width=32), st.floats())
 def test_floats_come_back_as_themselves(low, high, mean):
+    if low > high:
+        low, high = high, low
     metadata = ImportanceMetadata("lp", 1, "", "", {"a": Summary(low, high, mean)}).to_metadata()
     json.loads(metadata["sta_kernels.statistics"], parse_constant=lambda name: pytest.fail(name))
     back = ImportanceMetadata.from_metadata(metadata)
@@ -66,6 +68,7 @@ def test_foreign_file():
         ("statistics", '{"a": [1, 2, true]}', "must be min, max and mean"),
         ("statistics", '{"a": [1, 2, "x"]}', "damaged"),
         ("statistics", '{"a": [1, 2, ' + "9" * 400 + "]}", "damaged"),
+        ("statistics", '{"a": [3, 2, 2]}', "'a': minimum 3 exceeds maximum 2"),
         ("statistics", '{"a":' * 100_000, "damaged"),
     ],
 )

@@ -139,6 +139,12 @@ def test_ties_stay_tied(tmp_path: Path) -> None:
     torch.save(untied, tmp_path / "1" / "model.pt")
     with pytest.raises(InputError, match="'head' and 'embed' differ"):
         merge_checkpoints(recipe, tmp_path / "again")
+    torch.save({**untied, "head": untied["embed"]}, tmp_path / "1" / "model.pt")
+    save_file(untied, tmp_path / "importance.safetensors")
+    parameters = {"importance": str(tmp_path / "importance.safetensors")}
+    chosen = {**recipe, "merge_method": "sta", "models": [{"model": str(tmp_path / "1"), "parameters": parameters}]}
+    with pytest.raises(InputError, match=r"importance.safetensors: 'head' and 'embed' differ"):
+        merge_checkpoints({**chosen, "parameters": {"keep": 1}}, tmp_path / "again")
 
 
 def test_dry_run_is_data_and_touches_nothing(mixed_models: Any, tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sta_kernels.checkpoint import ImportanceMetadata
 from sta_kernels.engine import Manifest, merge_checkpoints, verify
 from sta_kernels.engine.journal import JOURNAL_NAME
 from sta_kernels.engine.lock import locked
 from sta_kernels.errors import InputError, RunError
+from sta_kernels.methods.statistics import Summary
 
 
 @pytest.fixture
@@ -77,6 +79,55 @@ def test_overflow_of_float16(own: Any, tmp_path: Path) -> None:
     refused({**recipe, "dtype": "float16"}, tmp_path / "out", "'layers.0.norm.weight' overflows float16 at [3]")
 
 
+def test_overflow_of_float16_in_what_is_excluded(own: Any, tmp_path: Path) -> None:
+    recipe, folder = own
+    path = folder / "base" / "model.safetensors"
+    large = load_file(path)["layers.0.norm.weight"]
+    large[3] = 1e5
+    change(path, layers__0__norm__weight=large)
+    narrow = {**recipe, "dtype": "float16", "exclude": ["layers.0.norm.weight"]}
+    refused(narrow, tmp_path / "out", "'layers.0.norm.weight' overflows float16 at [3]")
+    merge_checkpoints(narrow, tmp_path / "out", allow_nonfinite=True)
+    large[3] = -torch.inf
+    change(path, layers__0__norm__weight=large)
+    merge_checkpoints(narrow, tmp_path / "mask")
+
+
+def described(path: Path, change: Any, claim: Any = None) -> None:
+    """Give an importance file statistics, then change its tensors and carry the metadata along."""
+    stored = load_file(path)
+    table = {
+        name: claim or Summary(x.min().item(), x.max().item(), float(x.float().mean()))
+        for name, x in stored.items()
+        if x.numel()
+    }
+    metadata = ImportanceMetadata("lp", 32, "0" * 32, "0", table).to_metadata()
+    save_file({name: change(x) for name, x in stored.items()}, path, metadata=metadata)
+
+
+@pytest.mark.parametrize("normalise", ["minmax", "mean"])
+@pytest.mark.parametrize("change", [lambda x: x * 8, lambda x: x.to(torch.float8_e5m2).to(x.dtype)])
+def test_statistics_of_other_tensors(own: Any, change: Any, normalise: str, tmp_path: Path) -> None:
+    recipe, folder = own
+    recipe = {**recipe, "parameters": {"normalise": normalise}}
+    path = folder / "model1" / "importance.safetensors"
+    described(path, lambda x: x)
+    merge_checkpoints(recipe, tmp_path / "right")
+    described(path, change)
+    said = "the statistics in its metadata do not describe its tensors; save it again"
+    refused(recipe, tmp_path / "out", str(path), said)
+
+
+def test_statistics_that_are_not_finite_are_computed(own: Any, tmp_path: Path) -> None:
+    recipe, folder = own
+    merge_checkpoints(recipe, tmp_path / "one")
+    nan = float("nan")
+    described(folder / "model1" / "importance.safetensors", lambda x: x, Summary(nan, nan, nan))
+    merge_checkpoints(recipe, tmp_path / "other")
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "other"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_missing_and_unknown_tensors(own: Any, tmp_path: Path) -> None:
     recipe, folder = own
     change(folder / "model1" / "model.safetensors", head__scale=None)
@@ -112,7 +163,6 @@ def test_importance_of_a_trained_entry(own: Any, tmp_path: Path) -> None:
 
 
 def test_wrong_measure(own: Any, tmp_path: Path) -> None:
-    from sta_kernels.checkpoint import ImportanceMetadata
 
     recipe, folder = own
     path = folder / "model1" / "importance.safetensors"
@@ -134,7 +184,6 @@ def test_negative_importance(own: Any, method: str, parameters: dict[str, Any], 
 
 
 def test_importance_and_model_in_each_others_place(own: Any, tmp_path: Path) -> None:
-    from sta_kernels.checkpoint import ImportanceMetadata
 
     recipe, folder = own
     (tmp_path / "link.safetensors").symlink_to(folder / "model1" / "model.safetensors")
