@@ -114,6 +114,19 @@ def one_each(name: str, values: Sequence[Any], n_models: int) -> None:
         raise ValueError(f"{name}: {len(values)} given, finetuned has {n_models}; one each is needed")
 
 
+def decimal(name: str, value: Any) -> Any:
+    """A number as it is printed: NumPy's float32 0.7 is 0.7, as in :mod:`sta_kernels.methods.parameters`.
+
+    Raises:
+        TypeError: a tensor, whose value is no decimal that anyone wrote.
+    """
+    if isinstance(value, Tensor):
+        raise TypeError(f"{name}: a tensor given; a number is needed")
+    if not torch.compiler.is_compiling() and isinstance(value, np.floating):
+        return float(str(value))
+    return value
+
+
 def quantile(p: float) -> None:
     """Require a share.
 

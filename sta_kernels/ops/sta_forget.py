@@ -63,6 +63,7 @@ def sta_forget(
     """
     for name, each in (("target", target), ("base", base), ("finetuned", finetuned)):
         check.tensor(name, each)
+    p = check.decimal("p", p)
     if out is None and kept is None:
         return _sta_forget(target, base, finetuned, importance, p, measure, weight, lambda_)
     if out is None:

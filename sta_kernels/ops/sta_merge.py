@@ -77,7 +77,7 @@ def sta_merge(
     finetuned = check.tensors("finetuned", finetuned)
     importances = [] if importances is None else check.tensors("importances", importances)
     weight = check.per_model(weight, len(finetuned))
-    p = _least_of_same_rank(p, len(finetuned))
+    p = _least_of_same_rank(check.decimal("p", p), len(finetuned))
     if out is None and kept is None:
         return _sta_merge(base, finetuned, importances, normaliser, p, keep, measure, ties, weight, lambda_)
     if out is None:

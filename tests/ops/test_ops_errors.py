@@ -25,6 +25,8 @@ def forget(target=X, base=X, finetuned=X, importance=X, **knobs):
 
 
 MISTAKES = [
+    (lambda: merge(p=torch.tensor(0.7)), TypeError, "p: a tensor given; a number is needed"),
+    (lambda: forget(p=torch.tensor(0.7)), TypeError, "p: a tensor given; a number is needed"),
     # sta_merge
     (lambda: merge(finetuned=[X, WRONG_SHAPE]), ValueError, r"finetuned\[1\]: shape \[4, 3\], base has \[3, 4\]"),
     (lambda: merge(importances=[WRONG_SHAPE, X]), ValueError, r"importances\[0\]: shape \[4, 3\], base has \[3, 4\]"),

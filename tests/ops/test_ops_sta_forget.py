@@ -95,3 +95,9 @@ def test_nan_importance_is_not_subtracted(operands):
     forgotten = ops.sta_forget(given.base, given.base, given.finetuned[0], score, p=0.7)
     changed = (forgotten != given.base).nonzero().flatten()
     assert changed.tolist() == [7, 8]  # NaN ranks last: k = 7, s_7 = 6
+
+
+def test_p_of_numpy_is_the_decimal_that_it_prints():
+    base, model = torch.zeros(11), torch.arange(1.0, 12.0)
+    want, got = (ops.sta_forget(base, base, model, model, p=p) for p in (0.7, np.float32(0.7)))
+    assert torch.equal(got, want)

@@ -219,3 +219,12 @@ def test_flush_denormal_of_the_caller_changes_nothing(operands):
     finally:
         torch.set_flush_denormal(False)
     assert_bits(merged, expected)
+
+
+def test_p_of_numpy_is_the_decimal_that_it_prints():
+    base = torch.zeros(4)
+    finetuned = [torch.full((4,), float(i + 1)) for i in range(11)]
+    importances = [torch.tensor([0.0, 1.0, float(i), float(i * i)]) for i in range(11)]
+    table = torch.tensor([[0.0, 1.0]] * 11)
+    want, got = (ops.sta_merge(base, finetuned, importances, p=p, normaliser=table) for p in (0.7, np.float32(0.7)))
+    assert torch.equal(got, want)
