@@ -100,6 +100,7 @@ def merge_checkpoints(
             threads=threads or default_threads(),
             max_memory=max_memory,
             backend=backend.name,
+            allow_nonfinite=allow_nonfinite,
         )
         if dry_run:
             return replace(plan, notes=(*plan.notes, *_outlook(folder, plan, overwrite)))
@@ -232,7 +233,7 @@ class _Merge:
         except InputError:
             # These inputs will never get through; what was written of them is of no use to any later run.
             finished = True
-            remove_partials(self._folder)
+            remove_partials(self._folder, self._names())
             raise
         finally:
             journal.close(remove=finished)
@@ -245,7 +246,7 @@ class _Merge:
         refusal = None if overwrite else _refusal(self._folder, self._plan, records)
         if refusal is not None:
             raise InputError(refusal)
-        remove_partials(self._folder)
+        remove_partials(self._folder, self._names())
         return None
 
     def _work(self, shards: Shards, journal: Journal, digests: InputDigests, records: Records | None) -> Manifest:
@@ -285,6 +286,7 @@ class _Merge:
             notes += ("nothing was added: the result is the base; do two models share an importance?",)
         for note in notes[len(self._recipe.notes) :]:
             warnings.warn(note, stacklevel=4)
+        self._remove_replaced()
         with contextlib.suppress(FileNotFoundError):
             (self._folder / MANIFEST_NAME).unlink()
         files_written = self._publish(shards)
@@ -316,6 +318,23 @@ class _Merge:
         write_small(self._folder, MANIFEST_NAME, manifest.to_bytes())
         return manifest
 
+    def _names(self) -> set[str]:
+        """Of all files that this merge writes."""
+        layout = self._plan.layout
+        names = {*OWN_NAMES, *(shard.file_name for shard in layout.shards)}
+        names.update(Path(path).name for path, _, _ in self._plan.side_files)
+        return names if layout.index_name is None else {*names, layout.index_name}
+
+    def _remove_replaced(self) -> None:
+        """Remove what an earlier merge wrote here and this one does not: a tokenizer of another model, say."""
+        try:
+            earlier = read_manifest(self._folder)
+        except InputError:  # it can be replaced without being understood
+            return
+        for name in set(earlier.files if earlier is not None else ()) - self._names():
+            if Path(name).name == name:
+                (self._folder / name).unlink(missing_ok=True)
+
     def _tick(self, stage: str, total: int) -> Callable[[int], None] | None:
         progress = self._progress
         return None if progress is None else lambda done: progress(stage, min(done, total), total)
@@ -339,7 +358,7 @@ class _Merge:
         files = shards.publish()
         if layout.index is not None and layout.index_name is not None:
             files[layout.index_name] = write_small(folder, layout.index_name, layout.index)
-        for side_file in map(Path, self._plan.side_files):
+        for side_file in (Path(path) for path, _, _ in self._plan.side_files):
             if side_file.name not in OWN_NAMES:
                 files[side_file.name] = copy_side_file(side_file, folder, self._recipe.dtype)
         files[RECIPE_NAME] = write_small(folder, RECIPE_NAME, self._recipe.text.encode())

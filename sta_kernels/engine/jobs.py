@@ -200,11 +200,13 @@ class Plan:
         inputs: checkpoints that are read.
         jobs: independent of each other; each names its operands, its settings and its place in the output.
         layout: output shards.
-        side_files: small files copied from the template: configuration, tokenizer and the like.
+        side_files: (path, size, mtime in ns) of small files copied from the template: configuration, tokenizer and the
+            like.
         budget: memory and workers; it changes neither the bits nor the identity.
         notes: what the reader should know.
         tier: A, or B where a sum in a fixed order takes part.
         bytes_read: of all passes over all operands.
+        allow_nonfinite: whether NaN and infinity are merged; a result made with it is not one made without.
     """
 
     method: str
@@ -212,11 +214,12 @@ class Plan:
     inputs: tuple[Input, ...]
     jobs: tuple[Job, ...]
     layout: Layout
-    side_files: tuple[str, ...]
+    side_files: tuple[tuple[str, int, int], ...]
     budget: Budget
     notes: tuple[str, ...]
     tier: str
     bytes_read: int
+    allow_nonfinite: bool = False
 
     @cached_property
     def identity(self) -> str:
@@ -227,7 +230,7 @@ class Plan:
         return state.hexdigest()
 
     def _identifying(self) -> Iterable[Any]:
-        yield [__version__, self.method, self.models, self.side_files]
+        yield [__version__, self.method, self.models, self.side_files, self.allow_nonfinite]
         yield from (asdict(entry) for entry in self.inputs)
         yield from ([shard.file_name, shard.header.hex(), shard.size] for shard in self.layout.shards)
         yield from (job.to_json() for job in self.jobs)
@@ -264,6 +267,6 @@ class Plan:
             **self.summary(),
             "inputs": [asdict(entry) for entry in self.inputs],
             "outputs": [{"file": shard.file_name, "size": shard.size} for shard in self.layout.shards],
-            "side_files": list(self.side_files),
+            "side_files": [path for path, _, _ in self.side_files],
             "jobs": [job.to_json() for job in self.jobs],
         }

@@ -202,10 +202,12 @@ def remove_stale(folder: Path, keep: Iterable[str]) -> None:
             path.unlink()
 
 
-def remove_partials(folder: Path) -> None:
-    """Remove what an unfinished merge left under temporary names."""
+def remove_partials(folder: Path, names: Iterable[str]) -> None:
+    """Remove what an unfinished merge left of weights, and of the files named, under temporary names."""
+    written = {temporary_name(folder / name) for name in names}
     for path in folder.glob(".*.partial"):
-        path.unlink(missing_ok=True)
+        if path in written or _WEIGHTS.fullmatch(path.name[1 : -len(".partial")]):
+            path.unlink(missing_ok=True)
 
 
 def is_whole(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> bool:

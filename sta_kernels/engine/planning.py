@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from sta_kernels.checkpoint import TensorEntry, plan_shards
 from sta_kernels.engine.inputs import Inputs
@@ -33,6 +34,7 @@ def make_plan(
     threads: int,
     max_memory: int | str | None,
     backend: str,
+    allow_nonfinite: bool = False,
 ) -> Plan:
     """Decide what is done with every tensor.
 
@@ -43,6 +45,7 @@ def make_plan(
         threads: workers wanted.
         max_memory: limit, or None for the default.
         backend: name of the kernels.
+        allow_nonfinite: merge NaN and infinity.
 
     Raises:
         InputError: names, shapes, dtypes or importances that do not match; too little memory.
@@ -77,12 +80,21 @@ def make_plan(
         inputs=inputs.records,
         jobs=tuple(placed),
         layout=layout,
-        side_files=tuple(str(file) for file in template.side_files()),
+        side_files=tuple(_fingerprint(file) for file in template.side_files()),
         budget=budget,
         notes=(*recipe.notes, *planner.notes),
         tier="B" if sums else "A",
         bytes_read=sum(job.bytes_read for job in placed) + extra,
+        allow_nonfinite=allow_nonfinite,
     )
+
+
+def _fingerprint(file: Path) -> tuple[str, int, int]:
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror or error}") from None
+    return str(file), status.st_size, status.st_mtime_ns
 
 
 def check_tile(job: Job, budget: Budget) -> None:

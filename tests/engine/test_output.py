@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sta_kernels.checkpoint import hash_file, open_checkpoint
 from sta_kernels.engine import Manifest, Plan, merge_checkpoints, verify

@@ -309,3 +309,27 @@ def test_an_input_that_changes_meanwhile(own: Any, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="changed while it was in use"):
         merge_checkpoints(recipe, out, progress=touch)
     assert all(path.name.startswith(".") for path in out.iterdir())
+
+
+def test_what_else_decides_the_result_makes_it_another_merge(own: Any, tmp_path: Path) -> None:
+    recipe, folder = own
+    out = tmp_path / "out"
+    merge_checkpoints(recipe, out, allow_nonfinite=True)
+    refused(recipe, out, "holds a finished merge of another recipe")
+    merge_checkpoints(recipe, out, overwrite=True)
+    assert merge_checkpoints(recipe, out).already_finished
+    (folder / "base" / "config.json").write_text('{"model_type": "edited"}')
+    refused(recipe, out, "holds a finished merge of another recipe, or of inputs that have changed")
+
+
+def test_overwriting_leaves_nothing_of_the_merge_before_and_all_else(own: Any, tmp_path: Path) -> None:
+    recipe, folder = own
+    out = tmp_path / "out"
+    merge_checkpoints(recipe, out)
+    for name in ("notes.txt", ".download.partial", ".model-00001-of-00003.safetensors.partial"):
+        (out / name).write_text("kept")
+    (folder / "base" / "tokenizer.json").unlink()
+    merge_checkpoints(recipe, out, overwrite=True)
+    names = {path.name for path in out.iterdir()}
+    assert {"notes.txt", ".download.partial", "config.json"} <= names
+    assert names.isdisjoint({"tokenizer.json", ".model-00001-of-00003.safetensors.partial"})
