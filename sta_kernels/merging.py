@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from sta_kernels import methods
@@ -24,6 +26,7 @@ from sta_kernels.methods.selection import (
     select,
     select_importances,
 )
+from sta_kernels.methods.statistics import Statistic
 from sta_kernels.state_dict import StateDict, position
 
 Tensors = Mapping[str, torch.Tensor]
@@ -115,10 +118,11 @@ def merge(
         inputs.check_importances(selection, name)
         whole = template.tensors[name]
         results[name] = torch.empty(whole.shape, dtype=out_dtype or whole.dtype)
+        check = partial(inputs.check_result, name)
         for segment in segments(name, tuple(whole.shape), split):
             operands = inputs.operands(selection, segment)
             out = _buffer(results[name], segment)
-            counted = merge_segment(chosen, operands, settings, out, backend=backend, threads=threads)
+            counted = merge_segment(chosen, operands, settings, out, backend=backend, threads=threads, check=check)
             if "unrouted" in chosen.counters(len(finetuned)):
                 kept, unrouted = kept + int(counted[:-1].sum()), unrouted + int(counted[-1])
             if counts is not None and counted.size:
@@ -222,6 +226,14 @@ class _Inputs:
                     f"{state.label}: {name!r} goes down to {least.item():g}, but an importance is never negative; is "
                     "this a model?"
                 )
+
+    def check_result(self, name: str, statistic: Statistic, result: Any) -> None:
+        """Raise InputError where finite operands make an importance that is not."""
+        if not np.isfinite(result).all():
+            raise InputError(
+                f"{self.models[statistic.task].label}: {name!r}: its importance ({statistic.measure}) overflows "
+                "float32; exclude the entry, or choose another measure"
+            )
 
     def operands(self, selection: Selection, segment: Segment) -> Operands:
         """The buffers of one segment."""

@@ -127,7 +127,7 @@ class Executor:
             results = reduce_segment(
                 run.statistics, operands, out.size, backend=backend, threads=1, summaries=job.summaries
             )
-        self._check_negative(job, run.statistics, results)
+        self._check_results(job, run.statistics, results)
         self._check_claims(run, tile)
         counts = np.zeros_like(run.counts)
         method.apply(backend, operands, results, job.settings, out=out, counts=counts, threads=1)
@@ -194,10 +194,20 @@ class Executor:
                     "it again"
                 )
 
-    def _check_negative(self, job: Job, statistics: Iterable[Statistic], results: Iterable[Any]) -> None:
-        """Sums of absolute values and squares have no sign: what has one is another file, most likely a model."""
+    def _check_results(self, job: Job, statistics: Iterable[Statistic], results: Iterable[Any]) -> None:
+        """Refuse statistics that overflow, and negative ones.
+
+        Sums of absolute values and squares have no sign: what has one is another file, most likely a model.
+        """
         for statistic, result in zip(statistics, results, strict=True):
             lowest = result[0] if isinstance(result, tuple) else result
+            finite = np.isfinite(result).all()
+            if not (finite or self._allow_nonfinite):
+                operand = job.of_role("model")[statistic.task]
+                raise InputError(
+                    f"{self._inputs.label(operand.input)}: {job.tensor!r}: its importance ({statistic.measure}) "
+                    "overflows float32; exclude the tensor, or choose another measure"
+                )
             if statistic.measure != "amp" and -math.inf < lowest < 0:
                 operand = job.of_role("importance")[statistic.task]
                 entry = self._inputs.checkpoints[operand.input].find(operand.name)

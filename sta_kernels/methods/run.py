@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,11 +55,15 @@ def merge_segment(
     backend: Backend,
     threads: int,
     summaries: Sequence[Summary | None] = (),
+    check: Callable[[Statistic, Any], None] | None = None,
 ) -> np.ndarray[Any, Any]:
-    """Statistics, then the rule, over one segment in memory. Returns the counters (int64)."""
+    """Statistics, then the rule, over one segment in memory; ``check`` may refuse a result. Returns the counters."""
     n_models = len(operands.models)
     statistics = method.statistics(settings, n_models, out.size)
     results = reduce_segment(statistics, operands, out.size, backend=backend, threads=threads, summaries=summaries)
+    for statistic, result in zip(statistics, results, strict=True):
+        if out.size and check is not None:
+            check(statistic, result)
     counts = np.zeros(len(method.counters(n_models)), np.int64)
     method.apply(backend, operands, results, settings, out=out, counts=counts, threads=threads)
     return counts

@@ -93,6 +93,17 @@ def test_overflow_of_float16_in_what_is_excluded(own: Any, tmp_path: Path) -> No
     merge_checkpoints(narrow, tmp_path / "mask")
 
 
+def test_an_importance_that_overflows(own: Any, tmp_path: Path) -> None:
+    recipe, folder = own
+    path = folder / "model1" / "model.safetensors"
+    large = load_file(path)["layers.0.norm.weight"]
+    large[3] = 1e25
+    change(path, layers__0__norm__weight=large)
+    recipe = {**recipe, "parameters": {"measure": "lp_amp"}}
+    refused(recipe, tmp_path / "out", "model1", "'layers.0.norm.weight'", "(lp_amp) overflows float32")
+    merge_checkpoints(recipe, tmp_path / "out", allow_nonfinite=True)
+
+
 def described(path: Path, change: Any, claim: Any = None) -> None:
     """Give an importance file statistics, then change its tensors and carry the metadata along."""
     stored = load_file(path)

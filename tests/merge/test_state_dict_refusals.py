@@ -141,6 +141,12 @@ def test_overflow_of_float16() -> None:
     assert merge(mask, [mask], method="linear", out_dtype=torch.float16, exclude=["v"])["v"][1] == -torch.inf
 
 
+def test_an_importance_that_overflows() -> None:
+    large = {"w": torch.tensor([1.0, 1e25])}
+    base = {"w": torch.ones(2)}
+    refused("finetuned[1]: 'w': its importance (amp) overflows float32", base, [base, large], measure="amp")
+
+
 def test_training_too_small_for_float32_to_see() -> None:
     base = {"w": W, "v": torch.ones(2, dtype=torch.float64)}
     model = {"w": W, "v": base["v"] + 1e-12}
