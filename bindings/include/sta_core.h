@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define STA_ABI_VERSION 1
+#define STA_ABI_VERSION 2
 #define STA_MAX_TASKS 256
 #define STA_MAX_DIMS 64
 #define STA_LEAF 4096 /* elements per leaf of a tier-B sum */
@@ -45,18 +45,18 @@ typedef struct {
   int64_t layout;
 } sta_operand;
 
-/* How to run; NULL means all defaults. tile: elements that one kernel step handles (0: chosen here). */
+/* How to run; NULL means all defaults. tile: elements that one kernel step handles; streaming_bytes: outputs of at
+ * least that size are written past the caches. 0: chosen here. */
 typedef struct {
   int64_t threads;
   int64_t isa;
   int64_t tile;
+  int64_t streaming_bytes;
 } sta_options;
 
 STA_API int32_t sta_abi_version(void);
 STA_API const char* sta_build_info(void);
 STA_API int32_t sta_isa_available(int32_t isa);
-STA_API int32_t sta_isa_best(void);
-STA_API const char* sta_isa_name(int32_t isa);
 
 /* Eq. 13-17. importances: NULL for STA_AMP. normaliser: [n_tasks][2] (shift, divisor). k in 0..n_tasks.
  * weights: NULL means 1. counts: NULL, or [n_tasks + 1], added to. out may be base or one of the models. */

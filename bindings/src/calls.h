@@ -3,11 +3,22 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <new>
 
 #include "dispatch.h"
 #include "pool.h"
 
 namespace sta {
+
+// Every entry of the ABI runs within: no exception crosses it.
+template <typename Function>
+int32_t guarded(Function function) noexcept {
+  try {
+    return function();
+  } catch (const std::bad_alloc&) {
+    return STA_NO_MEMORY;
+  }
+}
 
 // Memory of all threads of one call.
 class ThreadScratch {

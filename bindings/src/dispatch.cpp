@@ -1,12 +1,11 @@
 #include "dispatch.h"
 
-#include <new>
-
 namespace sta {
 namespace {
 
 constexpr int64_t kDefaultTile = 1024;
 constexpr int64_t kLargestTile = kChunk;
+constexpr int64_t kStreamingBytes = int64_t{32} << 20;  // outputs above this are not read again while in the caches
 
 const int32_t kItemsize[] = {4, 2, 2, 8};
 
@@ -89,11 +88,13 @@ int32_t Run::set(const sta_options* options) {
   static const KernelTable* const best = kernels_for(STA_ISA_BEST);
   threads = 1;
   tile = kDefaultTile;
+  streaming_bytes = kStreamingBytes;
   kernels = best;
   if (!options) return STA_OK;
-  if (options->threads < 1 || options->tile < 0) return STA_INVALID;
+  if (options->threads < 1 || options->tile < 0 || options->streaming_bytes < 0) return STA_INVALID;
   threads = options->threads > 256 ? 256 : static_cast<int>(options->threads);
   if (options->tile) tile = options->tile < kLargestTile ? (options->tile + 63) / 64 * 64 : kLargestTile;
+  if (options->streaming_bytes) streaming_bytes = options->streaming_bytes;
   if (options->isa != STA_ISA_BEST) kernels = kernels_for(options->isa);
   return kernels ? STA_OK : STA_NO_SUCH_ISA;
 }

@@ -34,7 +34,9 @@ struct Run {
   const KernelTable* kernels = nullptr;
   int threads = 1;
   int64_t tile = 0;
+  int64_t streaming_bytes = 0;
 
+  bool streams(const Stream& out, int64_t n) const { return n * out.itemsize >= streaming_bytes; }
   int32_t set(const sta_options* options);  // a status
 };
 

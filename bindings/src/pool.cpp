@@ -121,25 +121,29 @@ class Pool {
   int threads_ = 0;
 };
 
-// A child has none of its parent's threads: it starts over in memory of its own. The old pool is abandoned, never
-// destroyed, for its threads' waits have no end.
-alignas(Pool) unsigned char first_storage[sizeof(Pool)];
-Pool* pool = new (first_storage) Pool;
+// A child has none of its parent's threads: it starts over with a pool that the parent made ready, for the child may
+// not be able to. The old one is abandoned, never destroyed, for its threads' waits have no end.
+Pool* pool = new (std::nothrow) Pool;
+Pool* spare = nullptr;
 
-void lock_before_fork() { pool->mutex().lock(); }
-void unlock_in_parent() { pool->mutex().unlock(); }
-void start_over_in_child() {
-  Pool* fresh = new (std::nothrow) Pool;
-  if (fresh) pool = fresh;
+void prepare_fork() {
+  spare = new (std::nothrow) Pool;
+  if (pool) pool->mutex().lock();
 }
-const int registered = pthread_atfork(lock_before_fork, unlock_in_parent, start_over_in_child);
+void resume_parent() {
+  if (pool) pool->mutex().unlock();
+  delete spare;
+}
+void start_over_in_child() { pool = spare; }
+const int registered = pthread_atfork(prepare_fork, resume_parent, start_over_in_child);
 
 }  // namespace
 
 void run_chunks(int64_t chunks, int threads, Body body, void* context) {
   if (threads > kMostThreads) threads = kMostThreads;
   if (threads > chunks) threads = static_cast<int>(chunks);
-  if (threads <= 1 || registered != 0) {  // without the fork handlers, a child would wait for threads it does not have
+  // Without the fork handlers, a child would wait for threads that it does not have.
+  if (threads <= 1 || registered != 0 || !pool) {
     const IeeeMode mode;
     for (int64_t chunk = 0; chunk < chunks; ++chunk) body(context, chunk, 0);
     return;

@@ -182,30 +182,34 @@ extern "C" {
 int32_t sta_histogram(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
                       uint32_t prefix, int32_t prefix_bits, int32_t digit_bits, uint64_t* counts,
                       const sta_options* options) {
-  const OneSource one(n, importance, theta, measure);
-  if (!one.valid || !counts || digit_bits < 1 || digit_bits > 16 || prefix_bits < 0 || prefix_bits + digit_bits > 32)
-    return STA_INVALID;
-  Run run;
-  if (const int32_t status = run.set(options)) return status;
-  const int free_bits = 32 - prefix_bits;
-  const Window window{prefix_bits ? prefix << free_bits : 0, prefix_bits ? (1u << free_bits) - 1 : ~0u,
-                      free_bits - digit_bits};
-  uint64_t below = 0;
-  return count_window(run, n, one.source, window, int64_t{1} << digit_bits, counts, &below);
+  return guarded([&]() -> int32_t {
+    const OneSource one(n, importance, theta, measure);
+    if (!one.valid || !counts || digit_bits < 1 || digit_bits > 16 || prefix_bits < 0 || prefix_bits + digit_bits > 32)
+      return STA_INVALID;
+    Run run;
+    if (const int32_t status = run.set(options)) return status;
+    const int free_bits = 32 - prefix_bits;
+    const Window window{prefix_bits ? prefix << free_bits : 0, prefix_bits ? (1u << free_bits) - 1 : ~0u,
+                        free_bits - digit_bits};
+    uint64_t below = 0;
+    return count_window(run, n, one.source, window, int64_t{1} << digit_bits, counts, &below);
+  });
 }
 
 int32_t sta_order_statistic(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
                             int64_t k, int32_t exact, double* result, const sta_options* options) {
-  const OneSource one(n, importance, theta, measure);
-  if (!one.valid || !result || k < 1 || k > n) return STA_INVALID;
-  Run run;
-  if (const int32_t status = run.set(options)) return status;
-  if (exact && measure == STA_LP && one.source.importance.dtype == STA_F64)
-    return select_double(one.source.importance, n, k, result);
-  uint32_t key = 0;
-  if (const int32_t status = select_key(run, n, one.source, k, &key)) return status;
-  *result = key == ~0u ? __builtin_nan("") : static_cast<double>(float_of_key(key));
-  return STA_OK;
+  return guarded([&]() -> int32_t {
+    const OneSource one(n, importance, theta, measure);
+    if (!one.valid || !result || k < 1 || k > n) return STA_INVALID;
+    Run run;
+    if (const int32_t status = run.set(options)) return status;
+    if (exact && measure == STA_LP && one.source.importance.dtype == STA_F64)
+      return select_double(one.source.importance, n, k, result);
+    uint32_t key = 0;
+    if (const int32_t status = select_key(run, n, one.source, k, &key)) return status;
+    *result = key == ~0u ? __builtin_nan("") : static_cast<double>(float_of_key(key));
+    return STA_OK;
+  });
 }
 
 }  // extern "C"

@@ -16,7 +16,7 @@ from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import TIES
 from sta_kernels.kernels.buffers import MEASURES, Buffer, ImportanceSource
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 MAX_MODELS = 256
 ISAS = ("baseline", "avx2", "avx512", "neon")
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
@@ -70,8 +70,7 @@ def load_core() -> ctypes.CDLL:
     core.sta_fold.argtypes = [_PTR, _I64]
     core.sta_fold.restype = ctypes.c_double
     core.sta_isa_available.argtypes = [_I32]
-    for name in ("sta_build_info", "sta_isa_name"):
-        getattr(core, name).restype = ctypes.c_char_p
+    core.sta_build_info.restype = ctypes.c_char_p
     return core
 
 
@@ -91,15 +90,19 @@ class NativeBackend:
 
     Args:
         isa: one of :func:`available_isas`; None takes the best.
-        tile: elements per kernel step; None lets the core choose. The bits do not depend on either.
+        tile: elements per kernel step; None lets the core choose.
+        streaming_bytes: outputs of at least that size are written past the caches; None lets the core choose.
+
+    The bits depend on none of them.
     """
 
     name = "native"
 
-    def __init__(self, isa: str | None = None, tile: int | None = None) -> None:
+    def __init__(self, isa: str | None = None, tile: int | None = None, streaming_bytes: int | None = None) -> None:
         self._core = load_core()
         self._isa = -1 if isa is None else ISAS.index(isa)
         self._tile = tile or 0
+        self._streaming_bytes = streaming_bytes or 0
 
     def sta_merge(
         self,
@@ -287,7 +290,7 @@ class NativeBackend:
         return result.value
 
     def _call(self, name: str, threads: int, *arguments: Any) -> None:
-        options = array("q", (threads, self._isa, self._tile))
+        options = array("q", (threads, self._isa, self._tile, self._streaming_bytes))
         status = getattr(self._core, name)(*arguments, options.buffer_info()[0])
         if status:
             raise (MemoryError if status == -2 else RuntimeError)(f"{name}: {_STATUS.get(status, status)}")

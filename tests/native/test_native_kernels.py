@@ -35,7 +35,7 @@ def test_weighted_sum(reference: NumpyBackend, isa: str, n: int, with_base: bool
         models = [Buffer.from_numpy(stored(weights(rng, n, "edges"), dtype), dtype) for _ in range(n_models)]
         factors = [float(f) for f in rng.normal(size=n_models)]
         results = []
-        for backend in (reference, NativeBackend(isa, tile)):
+        for backend in (reference, NativeBackend(isa, tile, streaming_bytes=n)):
             out, buffer = poisoned(n, other)
             backend.weighted_sum(
                 base if with_base else None, models, weights=factors, divisor=np.float32(sum(factors)).item(),
@@ -105,23 +105,47 @@ def test_order_statistic(reference: NumpyBackend, native: NativeBackend, kind: s
             assert same_bits(np.array(found), np.array(expected)) or (np.isnan(found) and np.isnan(expected))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
-@pytest.mark.parametrize("draw", ["normal", "lognormal", "constant", "two values", "sorted"])
-def test_order_statistic_equals_partition_of_forty_million(native: NativeBackend, draw: str, threads: int) -> None:
-    n = 40_000_000 if (draw, threads) == ("normal", 2) else 400_000
-    rng = np.random.default_rng(1)
-    x = rng.standard_normal(n, np.float32)
+LARGE = 1 << 21
+"""Large enough for the sampled bracket."""
+
+
+def drawn(draw: str) -> np.ndarray:
+    x = np.random.default_rng(1).standard_normal(LARGE, np.float32)
     if draw == "lognormal":
-        x = np.exp(x)
-    elif draw == "constant":
-        x[:] = 0.25
-    elif draw == "two values":
-        x = np.where(x > 0, np.float32(1), np.float32(-0.0))
-    elif draw == "sorted":
-        x.sort()
-    for k in (1, n // 5, n // 2, n):
+        return np.exp(x)
+    if draw == "constant":
+        return np.full_like(x, 0.25)
+    if draw == "two values":
+        return np.where(x > 0, np.float32(1), np.float32(-0.0))
+    if draw == "sorted":
+        return np.sort(x)
+    if draw == "misleading sample":  # the runs that are sampled lie far above all else
+        for run in range(1024):
+            x[LARGE // 1024 * run :][:64] = 100 + run
+    elif draw == "nan and rare values":
+        x[:] = 0
+        x[7::64] = -1
+        x[-3:] = np.nan
+    return x
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize(
+    "draw",
+    ["normal", "lognormal", "constant", "two values", "sorted", "misleading sample", "nan and rare values"],
+)
+def test_order_statistic_of_large_tensors(native: NativeBackend, draw: str, threads: int) -> None:
+    x = drawn(draw)
+    ordered = np.sort(x)
+    for k in (1, 5, LARGE // 64, LARGE // 64 + 1, LARGE // 5, LARGE // 2, LARGE - 3, LARGE - 2, LARGE):
         found = native.order_statistic_exact(Buffer.from_numpy(x), k, threads=threads)
-        assert found == np.partition(x, k - 1)[k - 1]
+        assert np.array_equal(found, ordered[k - 1], equal_nan=True)
+
+
+def test_order_statistic_equals_partition_of_forty_million(native: NativeBackend) -> None:
+    x = np.random.default_rng(1).standard_normal(40_000_000, np.float32)
+    for k in (1, 8_000_000, 28_000_000, x.size):
+        assert native.order_statistic_exact(Buffer.from_numpy(x), k, threads=2) == np.partition(x, k - 1)[k - 1]
 
 
 def test_order_statistic_of_float64_is_not_narrowed(native: NativeBackend) -> None:
@@ -139,7 +163,7 @@ def test_sta_forget(reference: NumpyBackend, isa: str, n: int, measure: str) -> 
         target, base, model = (Buffer.from_numpy(stored(weights(rng, n, "edges"), dtype), dtype) for _ in range(3))
         scores = stored(importance(rng, n, kind), other)
         results = []
-        for backend in (reference, NativeBackend(isa), NativeBackend(isa, 64)):
+        for backend in (reference, NativeBackend(isa), NativeBackend(isa, 64, streaming_bytes=1)):
             out, buffer = poisoned(n, dtype)
             counts = np.array([5], np.int64)
             backend.sta_forget(

@@ -24,8 +24,8 @@ LARGE = 1_000_003
 
 def check(reference: NumpyBackend, case: MergeCase, isas: tuple[str, ...], tile: int | None, threads: int) -> None:
     expected, expected_counts = run_merge(reference, case)
-    for isa in isas:
-        out, counts = run_merge(NativeBackend(isa, tile), case, threads=threads)
+    for isa, streaming_bytes in itertools.product(isas, (None, 1)):
+        out, counts = run_merge(NativeBackend(isa, tile, streaming_bytes), case, threads=threads)
         assert same_bits(out, expected), (isa, tile, threads, np.flatnonzero(out != expected)[:5])
         assert counts == expected_counts
 
@@ -134,12 +134,13 @@ def test_strided_misaligned_and_in_place_operands(reference: NumpyBackend, nativ
         assert same_bits(merged(native, place, strided(np.zeros(shape))).reshape(shape), expected)
 
 
-@pytest.mark.parametrize("n", [1, 31, 33, 100])
+@pytest.mark.parametrize("streaming_bytes", [None, 1])
+@pytest.mark.parametrize("n", [1, 31, 33, 100, 300])
 @pytest.mark.parametrize("offset", range(0, 64, 6))
-def test_nothing_is_written_beyond_the_output(native: NativeBackend, n: int, offset: int) -> None:
+def test_nothing_is_written_beyond_the_output(isa: str, n: int, offset: int, streaming_bytes: int | None) -> None:
     case = MergeCase.draw(3, n, DType.BF16, DType.BF16, "plain", 2)
     room = np.full(n + 128, 0xABCD, np.uint16)
-    native.sta_merge(
+    NativeBackend(isa, streaming_bytes=streaming_bytes).sta_merge(
         Buffer.from_numpy(case.base, DType.BF16),
         [Buffer.from_numpy(a, DType.BF16) for a in case.finetuned],
         [Buffer.from_numpy(a, DType.BF16) for a in case.importances],
@@ -148,7 +149,7 @@ def test_nothing_is_written_beyond_the_output(native: NativeBackend, n: int, off
     )  # fmt: skip
     assert (room[:offset] == 0xABCD).all()
     assert (room[offset + n :] == 0xABCD).all()
-    assert same_bits(room[offset : offset + n], run_merge(native, case)[0])
+    assert same_bits(room[offset : offset + n], run_merge(NativeBackend(isa), case)[0])
 
 
 def test_more_models_than_the_core_takes_are_refused_by_number(native: NativeBackend) -> None:

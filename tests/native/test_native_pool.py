@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -137,3 +139,24 @@ def test_refuses_what_it_cannot_run() -> None:
     native = NativeBackend()
     with pytest.raises(RuntimeError, match="sta_merge: an argument is outside its range"):
         run_merge(native, case)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits memory in a child of its own")
+def test_running_out_of_memory_is_an_exception() -> None:
+    program = """
+import resource, numpy as np
+from sta_kernels.kernels.buffers import Buffer, ImportanceSource
+from sta_kernels.kernels.native import NativeBackend
+native, one = NativeBackend(), ImportanceSource("lp", Buffer.from_numpy(np.ones(1, np.float32)))
+sources = [one] * 1_000_000
+minmax = np.zeros((len(sources), 2), np.float32)
+native.ranges(sources[:10], minmax, None, threads=1)
+pages = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (pages + (150 << 20),) * 2)
+try:
+    native.ranges(sources, minmax, None, threads=1)
+except MemoryError:
+    print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "refused", done.stderr

@@ -49,7 +49,6 @@ struct Range {
       greatest = highs[lane] > greatest ? highs[lane] : greatest;
     }
     const bool nan = least < scalar_key(-__builtin_inff()) || greatest > scalar_key(__builtin_inff());
-    if (least == 0x7fffffff) return;  // nothing was seen
     minmax[0] = nan ? __builtin_nanf("") : scalar_from_key(least);
     minmax[1] = nan ? __builtin_nanf("") : scalar_from_key(greatest);
   }

@@ -71,7 +71,6 @@ struct V {
     const I sign = iset(0x80000000u);
     return _mm256_castsi256_ps(_mm256_cmpgt_epi32(ixor(b, sign), ixor(a, sign)));
   }
-  STA_INLINE M ieq(I a, I b) { return _mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)); }
   STA_INLINE I iselect(M m, I a, I b) { return bits(select(m, from_bits(a), from_bits(b))); }
   STA_INLINE M sgt(I a, I b) { return _mm256_castsi256_ps(_mm256_cmpgt_epi32(a, b)); }
   STA_INLINE int compress(uint32_t* dst, M m, I a) {
