@@ -26,9 +26,9 @@ class Tables {
 
   // Adds everything to counts and starts again at zero.
   void flush(uint64_t* counts) {
-    const int64_t all = threads_ * kTables * bins_;
-    for (int64_t i = 0; i < all; ++i) counts[i % bins_] += counters_[i];
-    std::memset(counters_, 0, static_cast<size_t>(all) * 4);
+    for (int64_t table = 0; table < threads_ * kTables; ++table)
+      for (int64_t bin = 0; bin < bins_; ++bin) counts[bin] += counters_[table * bins_ + bin];
+    std::memset(counters_, 0, static_cast<size_t>(threads_ * kTables * bins_) * 4);
   }
 
  private:
