@@ -223,18 +223,18 @@ def test_a_merge_of_safetensors_imports_no_torch():
 
 
 def test_the_plan_of_five_models_takes_half_a_second():
-    """Processor time, the best of a few tries: what else runs on the machine does not count."""
+    """Processor time, the best of a few tries; on a slower machine, or a busy one, as many times that of NumPy alone."""
     models = "".join(
         f"  - {{model: {name}, parameters: {{importance: {name}/importance.safetensors}}}}\n" for name in "ababa"
     )
     Path("recipe.yaml").write_text(f"merge_method: sta\nbase_model: base\nmodels:\n{models}")
-    assert min(_processor_seconds("merge", "recipe.yaml", "out", "--dry-run") for _ in range(3)) < 0.5
+    plan = min(_processor_seconds("-m", "sta_kernels", "merge", "recipe.yaml", "out", "--dry-run") for _ in range(3))
+    numpy_alone = min(_processor_seconds("-c", "import numpy") for _ in range(3))
+    assert plan < max(0.5, 3.5 * numpy_alone)
 
 
 def _processor_seconds(*arguments: str) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(
-        [sys.executable, "-m", "sta_kernels", *arguments], env=environment(), check=True, capture_output=True
-    )
+    subprocess.run([sys.executable, *arguments], env=environment(), check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
