@@ -223,7 +223,7 @@ def test_a_merge_of_safetensors_imports_no_torch():
 
 
 def test_the_plan_of_five_models_takes_half_a_second():
-    """Processor time, the best of a few tries; on a slower machine, or a busy one, as many times that of NumPy alone."""
+    """Processor time, the best of a few tries; on a slow or busy machine, as a multiple of what NumPy alone takes."""
     models = "".join(
         f"  - {{model: {name}, parameters: {{importance: {name}/importance.safetensors}}}}\n" for name in "ababa"
     )
