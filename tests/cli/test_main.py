@@ -154,7 +154,12 @@ def test_a_signal_that_an_import_turned_into_another_error_still_counts(
         return 0
 
     monkeypatch.setattr(info, "run", swallow)
-    assert cli.main(["info"]) == code
+    # A test runner in the background ignores SIGINT.
+    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    try:
+        assert cli.main(["info"]) == code
+    finally:
+        signal.signal(number, before)
     assert "Traceback" not in capsys.readouterr().err
 
 
