@@ -135,5 +135,5 @@ def select(values, NETWORK: tl.constexpr, RANK: tl.constexpr):
 def key(x):
     """32-bit integer (in int64) that orders as float32 does: −0 below +0, every NaN last, 0xFFFFFFFF."""
     bits = x.to(tl.uint32, bitcast=True)
-    ordered = tl.where(bits >> 31 != 0, ~bits, bits | 0x80000000)
+    ordered = tl.where(bits >> 31 != 0, bits ^ 0xFFFFFFFF, bits | 0x80000000)
     return tl.where(x == x, ordered, 0xFFFFFFFF)
