@@ -4,31 +4,183 @@ A program works through one chunk of one tensor, block by block. A block takes t
 once, importances are normalised, a selection network finds the k-th smallest, the selected task vectors are added, and
 the result is stored. What the fast path cannot do with the reference's bits takes the plain path, which follows the
 equations to the letter for any number of tasks: blocks that hold a quotient below the normal range or a NaN, the end of
-a tensor, the other rules for ties.
+a tensor, float64 results, the rule for ties that wants an order among tasks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
 
+from sta_kernels.kernels.buffers import Buffer, DType
+from sta_kernels.kernels.triton import tables
+from sta_kernels.kernels.triton.config import LaunchConfig, elementwise_config
+from sta_kernels.kernels.triton.networks import selection_network
 from sta_kernels.kernels.triton.primitives import (
     LEAST_EXACT,
     invariant,
     least,
     narrow,
     normalise,
-    normalise_plainly,
     pointer,
     positions,
     select,
     widen,
 )
+from sta_kernels.kernels.triton.sta_merge_plain import merge_plainly
+
+MOST_IN_REGISTERS = 16
+"""Tasks up to which the importances of a block fit the registers."""
+
+MOST_BLOCKS = 63
+"""Blocks of a chunk that a counter in registers can count."""
+
+
+@dataclass(frozen=True)
+class MergeSegment:
+    """One tensor, or part of one: contiguous buffers of as many elements each, on one device.
+
+    ``importances`` is empty where the measure needs none. ``out`` may be an operand, element for element. Models share
+    a dtype, and so do importances.
+    """
+
+    base: Buffer
+    models: tuple[Buffer, ...]
+    importances: tuple[Buffer, ...]
+    out: Buffer
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """In the order of a row of the kernel's table."""
+        return (self.base, self.out, *self.models, *self.importances)
+
+
+def launch_sta_merge(
+    device: torch.device,
+    segments: Sequence[MergeSegment],
+    *,
+    k: int,
+    ties: str,
+    measure: str,
+    normaliser: torch.Tensor,
+    weights: torch.Tensor | None = None,
+    lambda_: float = 1.0,
+    counts: torch.Tensor | None = None,
+    config: LaunchConfig | None = None,
+) -> None:
+    """Merge all segments; one launch for those of the same dtypes and alignment. Asynchronous.
+
+    Args:
+        device: where the buffers are; the CPU in the interpreter.
+        segments: of the same number of tasks each.
+        k: ranks from below that are dropped, 0..N.
+        ties: "drop", "all" or "first".
+        measure: "lp", "amp" or "lp_amp".
+        normaliser: float32 [S, N, 2] on the device: (shift, divisor).
+        weights: float32 [S, N] on the device; None: all 1.
+        lambda_: factor of the sum.
+        counts: int64 [S, N + 1] on the device, added to: kept entries per task, then positions that keep nothing.
+        config: launch configuration; None chooses by the dtypes and the number of elements.
+    """
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for index, segment in enumerate(segments):
+        if segment.out.size:
+            dtypes = (segment.base.dtype, segment.models[0].dtype, segment.out.dtype)
+            groups.setdefault((*dtypes, *_importance_dtype(segment), tables.aligned(segment.buffers)), []).append(index)
+    for indices in groups.values():
+        chosen = [segments[index] for index in indices]
+        first = chosen[0]
+        sizes = [segment.out.size for segment in chosen]
+        launch = config or elementwise_config([buffer.dtype.itemsize for buffer in first.buffers], sum(sizes))
+        constants = merge_constants(
+            len(first.models),
+            first.base.dtype,
+            first.models[0].dtype,
+            *(_importance_dtype(first) or (DType.F32,)),
+            first.out.dtype,
+            k=k,
+            ties=ties,
+            measure=measure,
+            weighted=weights is not None or lambda_ != 1.0,
+            counted=counts is not None,
+            aligned=tables.aligned([buffer for segment in chosen for buffer in segment.buffers]),
+            config=launch,
+        )
+        rows = [(size, index, segment.buffers) for size, index, segment in zip(sizes, indices, chosen, strict=True)]
+        row_table, chunk_table = tables.upload(device, tables.rows(rows), tables.chunks(sizes, launch.chunk))
+        if weights is None:
+            weights = torch.ones((len(segments), len(first.models)), device=device) if lambda_ != 1.0 else normaliser
+        _sta_merge_kernel[(len(chunk_table),)](
+            row_table,
+            chunk_table,
+            normaliser,
+            weights,
+            row_table if counts is None else counts,
+            lambda_,
+            **constants,
+            num_warps=launch.warps,
+            enable_fp_fusion=False,
+        )
+
+
+def merge_constants(
+    n_tasks: int,
+    base: DType,
+    model: DType,
+    importance: DType,
+    out: DType,
+    *,
+    k: int,
+    ties: str,
+    measure: str,
+    weighted: bool,
+    counted: bool,
+    aligned: bool,
+    config: LaunchConfig,
+) -> dict[str, Any]:
+    """Compile-time arguments of the kernel."""
+    n_power = max(2, triton.next_power_of_2(n_tasks))
+    rank = k if ties == "drop" else k + 1
+    fast = 2 <= n_tasks <= MOST_IN_REGISTERS and 1 <= rank <= n_tasks and ties != "first" and out is not DType.F64
+    if ties == "drop":
+        fast = fast and k < n_tasks
+    return {
+        "N": n_tasks,
+        "N_POWER": n_power,
+        "RANK": rank,
+        "K": k,
+        "TIES": ties,
+        "MEASURE": measure,
+        "NETWORK": selection_network(n_tasks, rank) if fast else (),
+        "WEIGHTED": weighted,
+        "COUNTED": counted,
+        "FIELDS": 32 // MOST_BLOCKS.bit_length(),
+        "FAST": fast,
+        # Beyond this, pointers and weights of all tasks at once do not fit beside what the network needs.
+        "FRUGAL": n_tasks * config.per_thread > 48,
+        "ALIGNED": aligned,
+        "BASE": tables.language_dtype(base),
+        "MODEL": tables.language_dtype(model),
+        "IMPORTANCE": tables.language_dtype(importance),
+        "OUT": tables.language_dtype(out),
+        "BLOCK": config.block,
+        "PLAIN_BLOCK": max(16, min(128, 4096 // n_power)),
+        "CHUNK": config.chunk,
+    }
+
+
+def _importance_dtype(segment: MergeSegment) -> tuple[DType, ...]:
+    return tuple(buffer.dtype for buffer in segment.importances[:1])
 
 
 @triton.jit
 def _sta_merge_kernel(
-    rows_ptr,  # int64 [S, 3 + 2N]: elements, base, out, models, importances
+    rows_ptr,  # int64 [R, 4 + 2N]: elements, segment, base, out, models, importances
     chunks_ptr,  # int32 [C, 2]: row, chunk within it
     normaliser_ptr,  # float32 [S, N, 2]: shift, divisor
     weights_ptr,  # float32 [S, N]
@@ -36,13 +188,16 @@ def _sta_merge_kernel(
     lambda_,
     N: tl.constexpr,
     N_POWER: tl.constexpr,
+    RANK: tl.constexpr,
     K: tl.constexpr,
     TIES: tl.constexpr,
     MEASURE: tl.constexpr,
     NETWORK: tl.constexpr,
     WEIGHTED: tl.constexpr,
     COUNTED: tl.constexpr,
+    FIELDS: tl.constexpr,
     FAST: tl.constexpr,
+    FRUGAL: tl.constexpr,
     ALIGNED: tl.constexpr,
     BASE: tl.constexpr,
     MODEL: tl.constexpr,
@@ -53,56 +208,83 @@ def _sta_merge_kernel(
     CHUNK: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
-    segment = tl.load(chunks_ptr + 2 * program).to(tl.int64)
     first = tl.load(chunks_ptr + 2 * program + 1).to(tl.int64) * CHUNK
-    row_ptr = rows_ptr + segment * (3 + 2 * N)
+    stride: tl.constexpr = 4 + N if MEASURE == "amp" else 4 + 2 * N
+    row_ptr = rows_ptr + tl.load(chunks_ptr + 2 * program).to(tl.int64) * stride
+    count = tl.minimum(tl.load(row_ptr) - first, CHUNK).to(tl.int32)
+    segment = tl.load(row_ptr + 1)
     normaliser_ptr += segment * 2 * N
     weights_ptr += segment * N
     counts_ptr += segment * (N + 1)
-    count = tl.minimum(tl.load(row_ptr) - first, CHUNK).to(tl.int32)
-    base_ptr = pointer(tl.load(row_ptr + 1), BASE, ALIGNED) + first
-    out_ptr = pointer(tl.load(row_ptr + 2), OUT, ALIGNED) + first
     done = 0
     if FAST:
+        base_ptr = pointer(tl.load(row_ptr + 2), BASE, ALIGNED) + first
+        out_ptr = pointer(tl.load(row_ptr + 3), OUT, ALIGNED) + first
         models = ()
         importances = ()
         invariants = ()
         exact = True
         for i in tl.static_range(N):
-            models += (pointer(tl.load(row_ptr + 3 + i), MODEL, ALIGNED) + first,)
-            if MEASURE != "amp":
-                importances += (pointer(tl.load(row_ptr + 3 + N + i), IMPORTANCE, ALIGNED) + first,)
+            if not FRUGAL:
+                models += (pointer(tl.load(row_ptr + 4 + i), MODEL, ALIGNED) + first,)
+                if MEASURE != "amp":
+                    importances += (pointer(tl.load(row_ptr + 4 + N + i), IMPORTANCE, ALIGNED) + first,)
             known = invariant(tl.load(normaliser_ptr + 2 * i), tl.load(normaliser_ptr + 2 * i + 1))
             invariants += (known[:4],)
             exact = exact & known[4]
         if exact:
             done = count // BLOCK * BLOCK
+        tallies = ()
+        if COUNTED:
+            for _ in tl.static_range((N + FIELDS) // FIELDS):
+                tallies += (tl.zeros([BLOCK], tl.int32),)
         for start in range(0, done, BLOCK):
             here = positions(start, BLOCK)
             base = widen(tl.load(base_ptr + here))
             values = ()
             thetas = ()
             for i in tl.static_range(N):
-                theta = widen(tl.load(models[i] + here))
-                if MEASURE == "amp":
-                    importance = theta * theta
+                if FRUGAL:
+                    model_ptr = pointer(tl.load(row_ptr + 4 + i), MODEL, ALIGNED) + first
+                    if MEASURE != "amp":
+                        importance_ptr = pointer(tl.load(row_ptr + 4 + N + i), IMPORTANCE, ALIGNED) + first
                 else:
-                    importance = widen(tl.load(importances[i] + here))
+                    model_ptr = models[i]
+                    if MEASURE != "amp":
+                        importance_ptr = importances[i]
+                if MEASURE == "lp":
+                    importance = widen(tl.load(importance_ptr + here))
+                    if not FRUGAL:
+                        thetas += (widen(tl.load(model_ptr + here)),)
+                else:
+                    theta = widen(tl.load(model_ptr + here))
+                    importance = theta * theta
                     if MEASURE == "lp_amp":
-                        importance = importance * (theta * theta)
-                thetas += (theta,)
+                        importance = widen(tl.load(importance_ptr + here)) * importance
+                    thetas += (theta,)
                 values += (normalise(importance, *invariants[i]),)
-            threshold = select(values, NETWORK, K if TIES == "drop" else K + 1)
-            # From −0, a sum of nothing leaves every base as it is, −0 too.
+            threshold = select(values, NETWORK, RANK)
+            # A sum that starts at −0 leaves every base as it is where nothing is added, −0 too.
             total = tl.full([BLOCK], 0.0 if WEIGHTED else -0.0, tl.float32)
             routed = tl.full([BLOCK], False, tl.int1)
+            fresh = ()
+            if COUNTED:
+                for _ in tl.static_range((N + FIELDS) // FIELDS):
+                    fresh += (tl.zeros([BLOCK], tl.int32),)
             for i in tl.static_range(N):
+                if FRUGAL and MEASURE == "lp":
+                    theta = widen(tl.load(pointer(tl.load(row_ptr + 4 + i), MODEL, ALIGNED) + first + here))
+                else:
+                    theta = thetas[i]
                 chosen = values[i] > threshold if TIES == "drop" else values[i] >= threshold
-                term = thetas[i] - base
+                term = theta - base
                 if WEIGHTED:
                     term = tl.load(weights_ptr + i) * term
                 total = tl.where(chosen, total + term, total)
-                routed = routed | chosen
+                if WEIGHTED or COUNTED:
+                    routed = routed | chosen
+                if COUNTED:
+                    fresh = _count(fresh, chosen, i, FIELDS)
             if WEIGHTED:
                 merged = tl.where(routed, base + lambda_ * total, base)
             else:
@@ -110,20 +292,21 @@ def _sta_merge_kernel(
             ordinary = tl.reduce(threshold, 0, least) >= LEAST_EXACT
             tl.store(out_ptr + here, narrow(merged, OUT), mask=ordinary)
             if COUNTED:
-                if ordinary:
-                    for i in tl.static_range(N):
-                        chosen = values[i] > threshold if TIES == "drop" else values[i] >= threshold
-                        tl.atomic_add(counts_ptr + i, tl.sum(chosen.to(tl.int32), 0).to(tl.int64), sem="relaxed")
-                    tl.atomic_add(counts_ptr + N, BLOCK - tl.sum(routed.to(tl.int32), 0).to(tl.int64), sem="relaxed")
+                fresh = _count(fresh, ~routed, N, FIELDS)
+                summed = ()
+                for i in tl.static_range((N + FIELDS) // FIELDS):
+                    summed += (tallies[i] + tl.where(ordinary, fresh[i], 0),)
+                tallies = summed
             if not ordinary:
-                _merge_plainly(
+                begin = first + start
+                merge_plainly(
                     row_ptr,
                     normaliser_ptr,
                     weights_ptr,
                     counts_ptr,
                     lambda_,
-                    first + start,
-                    first + start + BLOCK,
+                    begin,
+                    begin + BLOCK,
                     N,
                     N_POWER,
                     K,
@@ -137,8 +320,12 @@ def _sta_merge_kernel(
                     OUT,
                     PLAIN_BLOCK,
                 )
+        if COUNTED:
+            for i in tl.static_range(N + 1):
+                field = (tallies[i // FIELDS] >> (32 // FIELDS * (i % FIELDS))) & ((1 << (32 // FIELDS)) - 1)
+                tl.atomic_add(counts_ptr + i, tl.sum(field, 0).to(tl.int64), sem="relaxed")
     if done < count:
-        _merge_plainly(
+        merge_plainly(
             row_ptr,
             normaliser_ptr,
             weights_ptr,
@@ -161,84 +348,9 @@ def _sta_merge_kernel(
         )
 
 
-@triton.jit(noinline=True)
-def _merge_plainly(
-    row_ptr,
-    normaliser_ptr,
-    weights_ptr,
-    counts_ptr,
-    lambda_,
-    begin,
-    end,
-    N: tl.constexpr,
-    N_POWER: tl.constexpr,
-    K: tl.constexpr,
-    TIES: tl.constexpr,
-    MEASURE: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    COUNTED: tl.constexpr,
-    BASE: tl.constexpr,
-    MODEL: tl.constexpr,
-    IMPORTANCE: tl.constexpr,
-    OUT: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Merge elements ``begin`` to ``end`` of a row by ranks among its tasks, for any number of tasks."""
-    task = tl.arange(0, N_POWER)
-    exists = task < N
-    shift = tl.load(normaliser_ptr + 2 * task, mask=exists, other=0.0)[:, None]
-    divisor = tl.load(normaliser_ptr + 2 * task + 1, mask=exists, other=0.0)[:, None]
-    models = tl.load(row_ptr + 3 + task, mask=exists, other=0).to(tl.pointer_type(MODEL))[:, None]
-    importances = tl.load(row_ptr + 3 + N + task, mask=exists & (MEASURE != "amp"), other=0)
-    importances = importances.to(tl.pointer_type(IMPORTANCE))[:, None]
-    base_ptr = tl.load(row_ptr + 1).to(tl.pointer_type(BASE))
-    out_ptr = tl.load(row_ptr + 2).to(tl.pointer_type(OUT))
-    for start in range(begin, end, BLOCK):
-        here = start + tl.arange(0, BLOCK)
-        inside = here < end
-        there = exists[:, None] & inside[None, :]
-        # [N, BLOCK]
-        if MEASURE == "lp":
-            importance = widen(tl.load(importances + here[None, :], mask=there, other=0.0))
-        else:
-            theta = widen(tl.load(models + here[None, :], mask=there, other=0.0))
-            importance = theta * theta
-            if MEASURE == "lp_amp":
-                importance = widen(tl.load(importances + here[None, :], mask=there, other=0.0)) * importance
-        value = normalise_plainly(importance, shift, divisor)
-        # A NaN ranks as +inf; rows beyond the last task below everything, where no rank counts them.
-        ranked = tl.where(value == value, value, float("inf"))
-        stored = tl.load(base_ptr + here, mask=inside, other=0.0)
-        base = widen(stored)
-        total = tl.zeros([BLOCK], tl.float32)
-        routed = tl.full([BLOCK], False, tl.int1)
-        for i in range(N):
-            own = tl.sum(tl.where(task[:, None] == i, ranked, 0.0), 0)
-            number = tl.sum(((task[:, None] == i) & (value == value)).to(tl.int32), 0) > 0
-            below = tl.sum(((ranked < own[None, :]) & exists[:, None]).to(tl.int32), 0)
-            above = tl.sum(((ranked > own[None, :]) & exists[:, None]).to(tl.int32), 0)
-            if TIES == "drop":
-                chosen = below >= K
-            elif TIES == "all":
-                chosen = above < N - K
-            else:
-                earlier = (ranked == own[None, :]) & (task[:, None] < i)
-                chosen = above + tl.sum(earlier.to(tl.int32), 0) < N - K
-            chosen = chosen & number & inside
-            model_ptr = tl.load(row_ptr + 3 + i).to(tl.pointer_type(MODEL))
-            term = widen(tl.load(model_ptr + here, mask=inside, other=0.0)) - base
-            if WEIGHTED:
-                term = tl.load(weights_ptr + i) * term
-            total = tl.where(chosen, total + term, total)
-            routed = routed | chosen
-            if COUNTED:
-                tl.atomic_add(counts_ptr + i, tl.sum(chosen.to(tl.int32), 0).to(tl.int64), sem="relaxed")
-        if WEIGHTED:
-            total = lambda_ * total
-        merged = narrow(tl.where(routed, base + total, base), OUT)
-        if BASE == tl.float64 and OUT == tl.float64:
-            merged = tl.where(routed, merged, stored)
-        if COUNTED:
-            unrouted = tl.sum((inside & ~routed).to(tl.int32), 0)
-            tl.atomic_add(counts_ptr + N, unrouted.to(tl.int64), sem="relaxed")
-        tl.store(out_ptr + here, merged, mask=inside)
+@triton.jit
+def _count(tallies, chosen, INDEX: tl.constexpr, FIELDS: tl.constexpr):
+    """Add 1 to counter ``INDEX`` where chosen; ``FIELDS`` counters share a 32-bit integer."""
+    which: tl.constexpr = INDEX // FIELDS
+    one: tl.constexpr = 1 << (32 // FIELDS * (INDEX % FIELDS))
+    return tallies[:which] + (tl.where(chosen, tallies[which] + one, tallies[which]),) + tallies[which + 1 :]

@@ -34,9 +34,14 @@ def check_contiguous(buffers: Sequence[Buffer]) -> None:
             raise ValueError(f"{buffer}: only contiguous buffers can be launched")
 
 
-def rows(segments: Sequence[tuple[int, Sequence[Buffer]]]) -> np.ndarray[Any, Any]:
-    """int64 [S, 1 + B]: number of elements, then the addresses, of each segment."""
-    return np.array([[size, *(buffer.address for buffer in buffers)] for size, buffers in segments], np.int64)
+def rows(segments: Sequence[tuple[int, int, Sequence[Buffer]]]) -> np.ndarray[Any, Any]:
+    """int64 [R, 2 + B]: number of elements, index among all segments, then the addresses, of each row's segment.
+
+    The index says where a segment's entries are in other tables, which serve launches of several signatures.
+    """
+    return np.array(
+        [[size, index, *(buffer.address for buffer in buffers)] for size, index, buffers in segments], np.int64
+    )
 
 
 def chunks(sizes: Sequence[int], chunk: int) -> np.ndarray[Any, Any]:
