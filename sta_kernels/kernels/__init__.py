@@ -1,9 +1,11 @@
-"""The choice of backend: native C++ on a CPU, the NumPy reference where that cannot serve."""
+"""The choice of backend by where the bytes are: Triton on a GPU, native C++ or the NumPy reference on a CPU."""
 
 from __future__ import annotations
 
 import functools
+import importlib
 import os
+import sys
 import warnings
 from dataclasses import dataclass
 
@@ -11,7 +13,8 @@ from sta_kernels.errors import InputError, RunError
 from sta_kernels.kernels.backend import Backend
 
 ENVIRONMENT_VARIABLE = "STA_KERNELS_BACKEND"
-CPU_BACKENDS = ("native", "reference")
+BACKENDS = ("native", "triton", "reference")
+_INTERPRETER_VARIABLE = "TRITON_INTERPRET"  # Triton's own
 
 
 @dataclass(frozen=True)
@@ -41,46 +44,91 @@ def native_problem() -> str | None:
     return None
 
 
-def choose(name: str | None = None) -> Choice:
+def interpreted() -> bool:
+    """Whether Triton's kernels run in its interpreter, on tensors in main memory."""
+    return os.environ.get(_INTERPRETER_VARIABLE, "").lower() in ("1", "true", "on")
+
+
+def use_interpreter() -> None:
+    """Run Triton's kernels in its interpreter from here on.
+
+    Raises:
+        RunError: Triton has been imported without it, and reads the switch then only.
+    """
+    if not interpreted() and "triton" in sys.modules:
+        raise RunError(f"Triton is loaded already; set {_INTERPRETER_VARIABLE}=1 before Python starts")
+    os.environ[_INTERPRETER_VARIABLE] = "1"
+
+
+def triton_problem(device: str = "cuda") -> str | None:
+    """Why Triton's kernels cannot serve a kind of device, "cuda" or "cpu", or None when they can."""
+    if device == "cpu" and not interpreted():
+        return f"on a CPU they run in Triton's interpreter: set {_INTERPRETER_VARIABLE}=1"
+    if device != "cpu" and interpreted():
+        return f"{_INTERPRETER_VARIABLE}=1 is for tensors in main memory; unset it"
+    try:
+        importlib.import_module("triton")
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    return None
+
+
+def choose(name: str | None = None, *, device: str = "cpu") -> Choice:
     """Decide on a backend without building it.
 
     Args:
-        name: "native" or "reference"; None reads the environment variable STA_KERNELS_BACKEND, and without it takes
-            the fastest that can serve.
+        name: "native", "triton" or "reference"; None reads the environment variable STA_KERNELS_BACKEND, and without
+            it takes the fastest that can serve.
+        device: where the buffers are: "cpu", or "cuda" (CUDA and ROCm).
 
     Raises:
         InputError: the name is unknown.
-        RunError: a backend was asked for by name and cannot serve.
+        RunError: the backend that was asked for, or the only one for the device, cannot serve.
     """
     source = "asked for by the caller"
     if name is None:
         name = os.environ.get(ENVIRONMENT_VARIABLE) or None
         source = f"{ENVIRONMENT_VARIABLE}={name}"
+    if name is not None and name not in BACKENDS:
+        raise InputError(f"unknown backend {name!r} ({source}); known: {', '.join(BACKENDS)}")
+    if device != "cpu":
+        if name not in (None, "triton"):
+            raise RunError(f"the {name} backend was {source}, but it serves the CPU only, and tensors are on {device}")
+        if (problem := triton_problem(device)) is not None:
+            raise RunError(f"tensors are on {device}, where Triton's kernels serve, but {problem}")
+        return Choice("triton", f"the tensors are on {device}" if name is None else source)
     if name is None:
         problem = native_problem()
         if problem is None:
             return Choice("native", "the native core was built and loads")
         return Choice("reference", f"no native core: {problem}")
-    if name not in CPU_BACKENDS:
-        raise InputError(f"unknown backend {name!r} ({source}); known: {', '.join(CPU_BACKENDS)}")
-    if name == "native" and (problem := native_problem()) is not None:
-        raise RunError(f"the native backend was {source}, but it cannot serve: {problem}")
+    problem = {"native": native_problem, "triton": functools.partial(triton_problem, "cpu")}.get(name, lambda: None)()
+    if problem is not None:
+        raise RunError(f"the {name} backend was {source}, but it cannot serve: {problem}")
     return Choice(name, source)
 
 
-def get_backend(name: str | None = None) -> Backend:
-    """The backend for tensors in this computer's memory; the arguments and errors are those of :func:`choose`.
+def get_backend(name: str | None = None, *, device: str = "cpu") -> Backend:
+    """The backend for buffers on a device; the arguments and errors are those of :func:`choose`.
 
     Falling back from the native core to the NumPy reference warns once: same bits, many times slower.
+
+    Args:
+        name: see :func:`choose`.
+        device: "cpu", or a GPU with or without its index, as ``str(tensor.device)`` gives it.
     """
     if name is None:
         name = os.environ.get(ENVIRONMENT_VARIABLE) or None
-    return _build(name)
+    return _build(name, device)
 
 
 @functools.cache
-def _build(name: str | None) -> Backend:
-    choice = choose(name)
+def _build(name: str | None, device: str) -> Backend:
+    choice = choose(name, device=device.split(":")[0])
+    if choice.name == "triton":
+        from sta_kernels.kernels.triton.backend import TritonBackend
+
+        return TritonBackend(device)
     if choice.name == "native":
         from sta_kernels.kernels.native import NativeBackend
 

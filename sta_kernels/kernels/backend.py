@@ -8,6 +8,7 @@ bound. No backend allocates anything that grows with the number of elements.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,13 @@ class Backend(Protocol):
     """The kernels of one backend."""
 
     name: str
+
+    def grouped(self) -> AbstractContextManager[None]:
+        """Within it, calls of ``sta_merge`` and ``weighted_sum`` may be held back until its end.
+
+        A backend that pays for each launch makes few of many calls. Operands must stay as they are until the end, and
+        outputs and counters are valid then only.
+        """
 
     def sta_merge(
         self,

@@ -7,6 +7,7 @@ import functools
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,10 @@ class NativeBackend:
         self._isa = -1 if isa is None else ISAS.index(isa)
         self._tile = tile or 0
         self._streaming_bytes = streaming_bytes or 0
+
+    def grouped(self) -> AbstractContextManager[None]:
+        """Nothing to gain: see :meth:`Backend.grouped`."""
+        return nullcontext()
 
     def sta_merge(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,10 @@ class NumpyBackend:
     """
 
     name = "reference"
+
+    def grouped(self) -> AbstractContextManager[None]:
+        """Nothing to gain: see :meth:`Backend.grouped`."""
+        return nullcontext()
 
     @ieee_arithmetic()
     def sta_merge(

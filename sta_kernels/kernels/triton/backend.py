@@ -1,0 +1,381 @@
+"""Triton's kernels as a backend: the protocol's calls on buffers of one device, queued into few launches on demand."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
+from sta_kernels.kernels.reference.statistics import range_exact
+from sta_kernels.kernels.triton import tables
+from sta_kernels.kernels.triton.leaf_sums import launch_fold, launch_ranges_and_leaf_sums
+from sta_kernels.kernels.triton.order_statistic import (
+    launch_histogram,
+    launch_order_statistic,
+    launch_order_statistic_exact,
+)
+from sta_kernels.kernels.triton.sta_forget import ForgetSegment, launch_sta_forget
+from sta_kernels.kernels.triton.sta_merge import MergeSegment, launch_sta_merge
+from sta_kernels.kernels.triton.statistics import launch_first_nonfinite, launch_ranges
+from sta_kernels.kernels.triton.taylor import FinishItem, launch_taylor_accumulate, launch_taylor_finish
+from sta_kernels.kernels.triton.weighted_sum import SumSegment, launch_weighted_sum
+
+_INTERPRETER = threading.RLock()  # its state is global
+
+
+@dataclass(frozen=True)
+class _Merge:
+    """One queued call of ``sta_merge``."""
+
+    segment: MergeSegment
+    normaliser: np.ndarray[Any, Any]
+    weights: tuple[float, ...]
+    counts: np.ndarray[Any, Any] | None
+
+
+class TritonBackend:
+    """Every kernel on one GPU, or on main memory in Triton's interpreter.
+
+    Kernels run on the device's current stream, and a call returns before they have ended unless it returns a value.
+    Operands with strides are packed, and operands of one role whose dtypes differ become float32, which is what the
+    kernels would read.
+
+    Args:
+        device: "cuda", "cuda:1", or "cpu" in the interpreter.
+    """
+
+    name = "triton"
+
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(device)
+        self._queues = threading.local()
+
+    @contextmanager
+    def grouped(self) -> Iterator[None]:
+        """Hold back calls of ``sta_merge`` and ``weighted_sum`` until the end, and launch those alike together.
+
+        Operands must stay as they are until then, and outputs and counters are written then.
+        """
+        if getattr(self._queues, "queue", None) is not None:
+            raise RuntimeError("grouped() is not to be nested")
+        queue: dict[Any, list[Any]] = defaultdict(list)
+        self._queues.queue = queue
+        try:
+            yield
+        finally:
+            self._queues.queue = None
+        for (launch, *key), calls in queue.items():
+            with self._launching():
+                launch(*key, calls)
+
+    def sta_merge(
+        self,
+        base: Buffer,
+        finetuned: Sequence[Buffer],
+        importances: Sequence[Buffer] | None,
+        *,
+        measure: str,
+        normaliser_address: int,
+        k: int,
+        ties: str,
+        weights: Sequence[float] | None,
+        lambda_: float,
+        out: Buffer,
+        counts_address: int,
+        threads: int,
+    ) -> None:
+        """Normalise, select among the N tasks, accumulate: see :meth:`Backend.sta_merge`."""
+        n_tasks = len(finetuned)
+        call = _Merge(
+            MergeSegment(base, tuple(finetuned), tuple(importances or ()), out),
+            _array_at(normaliser_address, ctypes.c_float, n_tasks, 2).copy(),
+            (1.0,) * n_tasks if weights is None else tuple(weights),
+            _array_at(counts_address, ctypes.c_int64, n_tasks + 1) if counts_address else None,
+        )
+        self._submit(call, self._merge, n_tasks, k, ties, measure, lambda_, weights is None, counts_address != 0)
+
+    def weighted_sum(
+        self,
+        base: Buffer | None,
+        models: Sequence[Buffer],
+        *,
+        weights: Sequence[float],
+        divisor: float,
+        lambda_: float,
+        out: Buffer,
+        threads: int,
+    ) -> None:
+        """``[θ0 +] λ·((Σ w_i·(θ_i [− θ0]))/divisor)``: see :meth:`Backend.weighted_sum`."""
+        self._submit(SumSegment(base, tuple(models), out), self._sum, tuple(weights), divisor, lambda_)
+
+    def ranges(
+        self,
+        sources: Sequence[ImportanceSource],
+        minmax: np.ndarray[Any, Any],
+        leaves: Sequence[np.ndarray[Any, Any]] | None,
+        *,
+        threads: int,
+    ) -> None:
+        """Fold ranges into ``minmax`` and set ``leaves``: see :meth:`Backend.ranges`."""
+        with self._launching(), _Flat() as flat:
+            packed = [flat.source(source) for source in sources]
+            if leaves is None:
+                found = launch_ranges(self.device, packed)
+            else:
+                found, sums = launch_ranges_and_leaf_sums(self.device, packed)
+                for target, values in zip(leaves, sums, strict=True):
+                    target[:] = values.cpu().numpy()
+            _fold_ranges(found, minmax)
+
+    def fold(self, leaves: np.ndarray[Any, Any]) -> float:
+        """Tier-B sum of leaf sums: see :meth:`Backend.fold`."""
+        with self._launching():
+            (there,) = tables.upload(self.device, np.ascontiguousarray(leaves, np.float64))
+            return float(launch_fold(self.device, [there])[0])
+
+    def histogram(
+        self,
+        source: ImportanceSource,
+        *,
+        prefix: int,
+        prefix_bits: int,
+        digit_bits: int,
+        counts: np.ndarray[Any, Any],
+        threads: int,
+    ) -> None:
+        """Add to ``counts`` the next digit after ``prefix``: see :meth:`Backend.histogram`."""
+        with self._launching(), _Flat() as flat:
+            found = launch_histogram(self.device, flat.source(source), prefix, prefix_bits, digit_bits)
+            counts += found.cpu().numpy().astype(np.uint64)
+
+    def order_statistic(self, source: ImportanceSource, k: int, *, threads: int) -> float:
+        """Exact k-th smallest float32 importance: see :meth:`Backend.order_statistic`."""
+        _check_rank(k, source.size)
+        with self._launching(), _Flat() as flat:
+            return float(launch_order_statistic(self.device, [flat.source(source)], [k])[0])
+
+    def order_statistic_exact(self, x: Buffer, k: int, *, threads: int) -> float:
+        """Exact k-th smallest in the buffer's own dtype: see :meth:`Backend.order_statistic_exact`."""
+        _check_rank(k, x.size)
+        with self._launching(), _Flat() as flat:
+            return float(launch_order_statistic_exact(self.device, [flat.buffer(x)], [k])[0])
+
+    def sta_forget(
+        self,
+        target: Buffer,
+        base: Buffer,
+        finetuned: Buffer,
+        source: ImportanceSource,
+        *,
+        threshold: float,
+        weight: float,
+        lambda_: float,
+        out: Buffer,
+        counts_address: int,
+        threads: int,
+    ) -> None:
+        """``target − λ·(w·τ)`` above the threshold: see :meth:`Backend.sta_forget`."""
+        counts = _array_at(counts_address, ctypes.c_int64, 1) if counts_address else None
+        with self._launching(), _Flat() as flat:
+            stored = None if source.importance is None else flat.buffer(source.importance)
+            operands = [flat.buffer(buffer) for buffer in (target, base, finetuned)]
+            (thresholds,) = tables.upload(self.device, np.array([threshold], np.float32))
+            there = None if counts is None else torch.zeros(1, dtype=torch.int64, device=self.device)
+            launch_sta_forget(
+                self.device,
+                [ForgetSegment(*operands, stored, flat.result(out))],
+                thresholds=thresholds,
+                measure=source.measure,
+                weight=weight,
+                lambda_=lambda_,
+                counts=there,
+            )
+        if counts is not None and there is not None:
+            counts += there.cpu().numpy()
+
+    def taylor_accumulate(self, total: Buffer, grad: Buffer, *, threads: int) -> None:
+        """``total += |grad|`` in place: see :meth:`Backend.taylor_accumulate`."""
+        with self._launching(), _Flat() as flat:
+            launch_taylor_accumulate(self.device, [(flat.updated(total), flat.buffer(grad))])
+
+    def taylor_finish(
+        self,
+        total: Buffer,
+        param: Buffer,
+        *,
+        measure: str,
+        out: Buffer,
+        minmax: np.ndarray[Any, Any],
+        leaves: np.ndarray[Any, Any],
+        threads: int,
+    ) -> None:
+        """Importance from accumulated gradients, its range and leaf sums: see :meth:`Backend.taylor_finish`."""
+        with self._launching(), _Flat() as flat:
+            item = FinishItem(flat.buffer(total), flat.buffer(param), flat.result(out))
+            found, sums = launch_taylor_finish(self.device, [item], measure=measure)
+        _fold_ranges(found, minmax[None])
+        leaves[:] = sums[0].cpu().numpy()
+
+    def first_nonfinite(self, buffers: Sequence[Buffer], *, threads: int = 1) -> tuple[int, int] | None:
+        """First NaN or infinity, buffer by buffer: see :meth:`Backend.first_nonfinite`."""
+        with self._launching(), _Flat() as flat:
+            found = launch_first_nonfinite(self.device, [flat.buffer(buffer) for buffer in buffers]).cpu()
+        for i, index in enumerate(found.tolist()):
+            if index >= 0:
+                return i, index
+        return None
+
+    def _submit(self, call: Any, launch: Callable[..., None], *key: Any) -> None:
+        queue = getattr(self._queues, "queue", None)
+        if queue is None:
+            with self._launching():
+                launch(*key, [call])
+        else:
+            queue[(launch, *key)].append(call)
+
+    def _merge(
+        self,
+        n_tasks: int,
+        k: int,
+        ties: str,
+        measure: str,
+        lambda_: float,
+        unweighted: bool,
+        counted: bool,
+        calls: list[_Merge],
+    ) -> None:
+        with _Flat() as flat:
+            segments = [
+                replace(
+                    call.segment,
+                    base=flat.buffer(call.segment.base),
+                    models=flat.alike(call.segment.models),
+                    importances=flat.alike(call.segment.importances),
+                    out=flat.result(call.segment.out),
+                )
+                for call in calls
+            ]
+            normaliser, weights = tables.upload(
+                self.device,
+                np.stack([call.normaliser for call in calls]),
+                np.array([call.weights for call in calls], np.float32),
+            )
+            counts = torch.zeros((len(calls), n_tasks + 1), dtype=torch.int64, device=self.device) if counted else None
+            launch_sta_merge(
+                self.device,
+                segments,
+                k=k,
+                ties=ties,
+                measure=measure,
+                normaliser=normaliser,
+                weights=None if unweighted else weights,
+                lambda_=lambda_,
+                counts=counts,
+            )
+        if counts is not None:
+            for call, found in zip(calls, counts.cpu().numpy(), strict=True):
+                assert call.counts is not None
+                call.counts += found
+
+    def _sum(self, weights: tuple[float, ...], divisor: float, lambda_: float, calls: list[SumSegment]) -> None:
+        with _Flat() as flat:
+            segments = [
+                SumSegment(
+                    None if call.base is None else flat.buffer(call.base),
+                    flat.alike(call.models),
+                    flat.result(call.out),
+                )
+                for call in calls
+            ]
+            launch_weighted_sum(self.device, segments, weights=weights, divisor=divisor, lambda_=lambda_)
+
+    @contextmanager
+    def _launching(self) -> Iterator[None]:
+        """On the right device; one at a time in the interpreter."""
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else _INTERPRETER:
+            yield
+
+
+class _Flat:
+    """Operands as the launchers take them: contiguous, and of one dtype where they must be."""
+
+    def __init__(self) -> None:
+        self._written: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __enter__(self) -> _Flat:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:
+            for target, packed in self._written:
+                target.copy_(packed)
+
+    def buffer(self, buffer: Buffer) -> Buffer:
+        """The buffer, packed where it has strides."""
+        return buffer if buffer.strides is None else Buffer.from_torch(_tensor(buffer).contiguous())
+
+    def source(self, source: ImportanceSource) -> ImportanceSource:
+        """An importance whose operands are contiguous."""
+        return ImportanceSource(
+            source.measure,
+            None if source.importance is None else self.buffer(source.importance),
+            None if source.theta is None else self.buffer(source.theta),
+        )
+
+    def alike(self, buffers: Sequence[Buffer]) -> tuple[Buffer, ...]:
+        """Buffers of one dtype: float32 values of all where theirs differ."""
+        if len({buffer.dtype for buffer in buffers}) <= 1:
+            return tuple(map(self.buffer, buffers))
+        return tuple(Buffer.from_torch(_tensor(buffer).float().contiguous()) for buffer in buffers)
+
+    def result(self, buffer: Buffer) -> Buffer:
+        """Memory to write to, copied into the buffer at the end where that has strides."""
+        if buffer.strides is None:
+            return buffer
+        target = _tensor(buffer)
+        packed = torch.empty(target.shape, dtype=target.dtype, device=target.device)
+        self._written.append((target, packed))
+        return Buffer.from_torch(packed)
+
+    def updated(self, buffer: Buffer) -> Buffer:
+        """As :meth:`result`, with the values that the buffer has."""
+        if buffer.strides is None:
+            return buffer
+        target = _tensor(buffer)
+        packed = target.contiguous()
+        self._written.append((target, packed))
+        return Buffer.from_torch(packed)
+
+
+def _tensor(buffer: Buffer) -> torch.Tensor:
+    """The buffer as a tensor without a copy: the one it was made from, or a view of main memory."""
+    owner = buffer.owner
+    if isinstance(owner, torch.Tensor) and owner.data_ptr() == buffer.address and tuple(owner.shape) == buffer.shape:
+        return owner.detach()
+    array = torch.from_numpy(buffer.numpy())
+    return array.view(torch.bfloat16) if buffer.dtype is DType.BF16 else array
+
+
+def _fold_ranges(found: torch.Tensor, minmax: np.ndarray[Any, Any]) -> None:
+    for i, ends in enumerate(found.cpu().numpy()):
+        if not np.array_equal(ends, (np.inf, -np.inf)):
+            minmax[i] = range_exact(ends, *minmax[i])
+
+
+def _array_at(address: int, element: type[ctypes.c_float | ctypes.c_int64], *shape: int) -> np.ndarray[Any, Any]:
+    """View a small C-contiguous host array by its address."""
+    return np.ctypeslib.as_array((element * math.prod(shape)).from_address(address)).reshape(shape)
+
+
+def _check_rank(k: int, n: int) -> None:
+    if not 1 <= k <= n:
+        raise ValueError(f"k = {k}: expected 1 to {n}, the number of elements")
