@@ -34,7 +34,7 @@ def fold_lanes(lanes):
 def lower_of(a, b):
     """Minimum that a NaN wins, with −0 below +0."""
     if INTERPRETED:  # its minimum takes either zero
-        return tl.where(key(a) <= key(b), tl.where(b == b, a, b), tl.where(a == a, b, a))
+        return tl.where(a == b, (_integer(a) | _integer(b)).to(tl.float32, bitcast=True), least(a, b))
     else:
         return least(a, b)
 
@@ -43,7 +43,7 @@ def lower_of(a, b):
 def higher_of(a, b):
     """Maximum that a NaN wins, with −0 below +0."""
     if INTERPRETED:
-        return tl.where(key(a) >= key(b), a, b)
+        return tl.where(a == b, (_integer(a) & _integer(b)).to(tl.float32, bitcast=True), greatest(a, b))
     else:
         return greatest(a, b)
 
@@ -73,6 +73,11 @@ def fold_range(minmax_ptr, low, high):
     tl.atomic_max(unsigned_ptr, low_bits, mask=low_signed < 0, sem="relaxed")
     tl.atomic_max(signed_ptr + 1, high_signed, mask=high_signed >= 0, sem="relaxed")
     tl.atomic_min(unsigned_ptr + 1, high_bits, mask=high_signed < 0, sem="relaxed")
+
+
+@triton.jit
+def _integer(x):
+    return x.to(tl.uint32, bitcast=True)
 
 
 @triton.jit

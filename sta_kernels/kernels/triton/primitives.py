@@ -23,7 +23,10 @@ LEAST_EXACT: tl.constexpr = tl.constexpr(2.0 ** (25 - 126))
 @triton.jit
 def widen(x):
     """The float32 value of a stored element."""
-    return x.to(tl.float32)
+    if INTERPRETED and x.dtype == tl.bfloat16:  # the interpreter loses subnormal numbers
+        return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    else:
+        return x.to(tl.float32)
 
 
 @triton.jit
