@@ -1,4 +1,4 @@
-"""Operands for kernels in the interpreter: awkward values in any dtype, on or off the 16-byte grid, and their oracle."""
+"""Operands for kernels in the interpreter: awkward values in any dtype, on or off the 16-byte grid, between guards."""
 
 from __future__ import annotations
 
