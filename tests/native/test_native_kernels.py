@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from native_cases import KINDS, importance, poisoned, same_bits, stored, weights
+from kernel_cases import KINDS, importance, poisoned, same_bits, stored, weights
 
 from sta_kernels.kernels.buffers import MEASURES, Buffer, DType, ImportanceSource
 from sta_kernels.kernels.native import NativeBackend

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from allpairspy import AllPairs
-from native_cases import KINDS, MergeCase, poisoned, run_merge, same_bits, stored
+from kernel_cases import KINDS, MergeCase, poisoned, run_merge, same_bits, stored
 
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.buffers import Buffer, DType

@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from native_cases import MergeCase, run_merge, same_bits
+from kernel_cases import MergeCase, run_merge, same_bits
 
 from sta_kernels.kernels.buffers import DType
 from sta_kernels.kernels.native import NativeBackend

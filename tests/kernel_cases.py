@@ -10,6 +10,8 @@ import numpy as np
 from sta_kernels.kernels.buffers import Buffer, DType
 
 KINDS = ("plain", "ties", "constant", "edges", "quotients", "tiny quotients")
+SUBNORMAL_QUOTIENTS = "subnormal quotients"
+"""A kind whose importances are so far below the maximum that quotients are subnormal, and tie by their rounding."""
 SUBNORMAL = np.float32(1e-42)
 
 
@@ -56,6 +58,9 @@ def importance(rng: np.random.Generator, n: int, kind: str) -> np.ndarray[Any, A
         factor = np.float32(rng.choice([3, 5, 7, 11, 13, 41, 47, 55, 61]))
         values = factor * steps * np.float32(2.0**-149)
         values[:1] = factor * np.float32(2.0**-98)
+    elif kind == SUBNORMAL_QUOTIENTS:
+        values = rng.integers(0, 64, n).astype(np.float32) * np.float32(2.0**-149)
+        values[:1] = rng.uniform(4, 8)
     return values
 
 

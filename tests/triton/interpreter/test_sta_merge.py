@@ -1,0 +1,232 @@
+"""The merge kernel in the interpreter, bit for bit against the float32 reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from kernel_cases import KINDS, SUBNORMAL_QUOTIENTS, MergeCase, run_merge
+from kernel_operands import Operand
+from merge_launch import CPU, SMALL, launch
+
+from sta_kernels.kernels.buffers import Buffer, DType
+from sta_kernels.kernels.numpy_backend import NumpyBackend
+from sta_kernels.kernels.triton import networks, primitives, sta_merge
+from sta_kernels.kernels.triton.config import LaunchConfig
+
+SIZES = (0, 1, 63, 64, 65, 400)
+
+
+def same_as_reference(cases: Sequence[MergeCase], **options: object) -> bool:
+    """Whether outputs and counters of one launch are those of the reference."""
+    outputs, counts = launch(cases, **options)
+    for case, output, counted in zip(cases, outputs, counts, strict=True):
+        expected, expected_counts = run_merge(NumpyBackend(), case)
+        wanted = Operand(case.weight_dtype, case.n)
+        wanted.array[:] = expected
+        if counted != expected_counts or not np.array_equal(output.bits(), wanted.bits()):
+            return False
+    return True
+
+
+def draw(n_tasks: int, sizes: Sequence[int], kind: str, k: int, weight=DType.F32, importance=DType.F32, **parameters):
+    """One case per size."""
+    return [MergeCase.draw(n_tasks, n, weight, importance, kind, k, seed=i, **parameters) for i, n in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("kind", (*KINDS, SUBNORMAL_QUOTIENTS))
+@pytest.mark.parametrize("n_tasks", [2, 3, 6])
+def test_many_tensors_in_one_launch(n_tasks: int, kind: str) -> None:
+    k = 1 + (n_tasks - 1) * 7 // 10
+    assert same_as_reference(draw(n_tasks, SIZES, kind, k))
+
+
+@pytest.mark.parametrize("n_tasks", range(1, 17))
+def test_every_number_of_tasks(n_tasks: int) -> None:
+    """Kinds and ranks that hold ties which only a correctly rounded division makes."""
+    for k in sorted({0, 1, n_tasks // 2, (7 * n_tasks) // 10, n_tasks}):
+        assert same_as_reference(draw(n_tasks, (150,), "quotients", k)), k
+
+
+@pytest.mark.parametrize("n_tasks", [17, 20, 33])
+@pytest.mark.parametrize("ties", ["drop", "all", "first"])
+def test_more_tasks_than_registers_hold(n_tasks: int, ties: str) -> None:
+    assert same_as_reference(draw(n_tasks, (70,), "ties", n_tasks * 2 // 3, ties=ties))
+
+
+@pytest.mark.parametrize("ties", ["drop", "all", "first"])
+@pytest.mark.parametrize("kind", ["ties", "edges", "constant"])
+def test_rules_for_ties(kind: str, ties: str) -> None:
+    for k in (0, 2, 4, 5):
+        assert same_as_reference(draw(5, (130,), kind, k, ties=ties)), k
+
+
+@pytest.mark.parametrize(
+    ("weight", "importance"),
+    [
+        (DType.BF16, DType.F32),
+        (DType.BF16, DType.BF16),
+        (DType.F16, DType.F16),
+        (DType.F16, DType.BF16),
+        (DType.F64, DType.F32),
+        (DType.F32, DType.F64),
+    ],
+)
+@pytest.mark.parametrize("kind", ["plain", "edges"])
+def test_dtypes(weight: DType, importance: DType, kind: str) -> None:
+    assert same_as_reference(draw(4, (1, 65, 300), kind, 3, weight, importance))
+
+
+@pytest.mark.parametrize("measure", ["amp", "lp_amp"])
+@pytest.mark.parametrize("weights", [None, [0.5, -2.0, 1.25]])
+def test_measures_weights_and_lambda(measure: str, weights: list[float] | None) -> None:
+    for kind in ("plain", "edges"):
+        cases = draw(
+            3, (1, 64, 300), kind, 2, measure=measure, weights=weights, lambda_=1.0 if weights is None else -0.3
+        )
+        assert same_as_reference(cases), kind
+
+
+@pytest.mark.parametrize("shift", [1, 3])
+def test_misaligned_operands(shift: int) -> None:
+    assert same_as_reference(draw(4, SIZES, "plain", 3, DType.BF16, DType.F32), shift=shift)
+
+
+@pytest.mark.parametrize("config", [LaunchConfig(32, 32, 1), LaunchConfig(128, 1024, 4), LaunchConfig(256, 256, 8)])
+def test_the_bits_do_not_depend_on_the_launch(config: LaunchConfig) -> None:
+    assert same_as_reference(draw(6, (1000, 31), "plain", 4), config=config)
+
+
+def test_frugal_kernels() -> None:
+    """Kernels for many tasks load pointers and weights late."""
+    wide = LaunchConfig(block=1024, chunk=2048, warps=4)
+    assert sta_merge.merge_constants(
+        *(8, DType.BF16, DType.BF16, DType.F32, DType.BF16),
+        **{
+            "k": 5,
+            "ties": "drop",
+            "measure": "lp",
+            "weighted": False,
+            "counted": True,
+            "aligned": True,
+            "config": wide,
+        },
+    )["FRUGAL"]
+    for measure in ("lp", "lp_amp", "amp"):
+        assert same_as_reference(draw(8, (2500,), "plain", 5, DType.BF16, measure=measure), config=wide), measure
+
+
+def test_an_output_may_be_the_base() -> None:
+    """Blocks that take the plain path read their operands again, after the fast path has not stored."""
+    for kind in ("plain", SUBNORMAL_QUOTIENTS):
+        (case,) = draw(4, (500,), kind, 3)
+        expected, _ = run_merge(NumpyBackend(), case)
+        segment = sta_merge.MergeSegment(
+            Buffer.from_numpy(case.base),
+            tuple(map(Buffer.from_numpy, case.finetuned)),
+            tuple(map(Buffer.from_numpy, case.importances)),
+            Buffer.from_numpy(case.base),
+        )
+        normaliser = torch.from_numpy(case.normaliser[None])
+        sta_merge.launch_sta_merge(CPU, [segment], k=3, ties="drop", measure="lp", normaliser=normaliser, config=SMALL)
+        assert case.base.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("normaliser", [(0.5, 2.0), (-1e30, 1e-20), (0.0, 1e-40), (1e-38, 3e38), (0.0, np.inf)])
+def test_normalisers_of_the_callers_own(normaliser: tuple[float, float]) -> None:
+    """Shifts and divisors that the fast path cannot scale exactly."""
+    for kind in ("plain", "edges", "tiny quotients"):
+        cases = draw(3, (200,), kind, 2)
+        cases[0].normaliser[1] = normaliser
+        assert same_as_reference(cases), kind
+
+
+# Faults that the tests above must see.
+
+
+def test_planted_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = sta_merge.merge_constants
+
+    def off_by_one(*arguments, **options):
+        constants = original(*arguments, **options)
+        return {**constants, "RANK": constants["RANK"] + 1, "NETWORK": networks.selection_network(6, 5)}
+
+    monkeypatch.setattr(sta_merge, "merge_constants", off_by_one)
+    assert not same_as_reference(draw(6, (400,), "plain", 4))
+
+
+def test_planted_comparator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every exchange of the network matters."""
+    original = networks.selection_network(6, 4)
+    for dropped in range(len(original)):
+        network = original[:dropped] + original[dropped + 1 :]
+        monkeypatch.setattr(sta_merge, "selection_network", lambda n, rank, network=network: network)
+        assert not same_as_reference(draw(6, (400,), "plain", 4)), dropped
+
+
+def test_planted_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the test for small quotients, tiny ones are compared before they have been rounded."""
+    monkeypatch.setattr(sta_merge, "LEAST_EXACT", -1.0)
+    assert not same_as_reference(draw(4, (400,), SUBNORMAL_QUOTIENTS, 3))
+
+
+def test_planted_ties(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask that keeps what equals the threshold."""
+    original = sta_merge.merge_constants
+
+    def keeps_ties(*arguments, **options):
+        return {**original(*arguments, **options), "TIES": "all"}
+
+    monkeypatch.setattr(sta_merge, "merge_constants", keeps_ties)
+    assert not same_as_reference(draw(4, (400,), "ties", 3))
+
+
+# The division as it is compiled.
+
+
+def fused(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """RN32(x·y + z): an exact product, and a float64 sum rounded to odd, which rounds to float32 as the exact one."""
+    with np.errstate(all="ignore"):
+        product, addend = x.astype(np.float64) * y, z.astype(np.float64)
+        high = product + addend
+        virtual = high - product
+        low = (product - (high - virtual)) + (addend - virtual)
+        inexact = (low != 0) & ((high.view(np.int64) & 1) == 0) & np.isfinite(high)
+        step = np.where((low > 0) == (high > 0), 1, -1)
+        return np.where(inexact, high.view(np.int64) + step, high.view(np.int64)).view(np.float64).astype(np.float32)
+
+
+@pytest.fixture
+def as_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the interpreter run the hardware's form of the division, with a multiply-add that rounds once."""
+    from triton.runtime.interpreter import TensorHandle, interpreter_builder
+
+    def create_fma(x, y, z):
+        return TensorHandle(fused(x.data, y.data, z.data), z.dtype.scalar)
+
+    monkeypatch.setattr(interpreter_builder, "create_fma", create_fma)
+    monkeypatch.setattr(primitives, "INTERPRETED", False)
+
+
+@pytest.mark.usefixtures("as_compiled")
+@pytest.mark.parametrize("kind", (*KINDS, SUBNORMAL_QUOTIENTS))
+def test_division_as_it_is_compiled(kind: str) -> None:
+    for seed in range(4):
+        cases = [MergeCase.draw(4, 900, DType.F32, DType.F32, kind, 3, seed=seed)]
+        assert same_as_reference(cases, config=LaunchConfig(256, 1024, 4)), seed
+
+
+@pytest.mark.usefixtures("as_compiled")
+def test_planted_approximate_division(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A multiplication by the reciprocal breaks ties that the quotients have."""
+    from triton.runtime.interpreter import TensorHandle, interpreter_builder
+
+    def first_two_only(x, y, z):
+        exact = fused(x.data, y.data, z.data)
+        correction = np.abs(exact - z.data) <= np.abs(z.data) * 2.0**-20  # the last step, which adds less than this
+        return TensorHandle(np.where(correction, z.data, exact), z.dtype.scalar)
+
+    monkeypatch.setattr(interpreter_builder, "create_fma", first_two_only)
+    assert not same_as_reference(draw(4, (300,) * 8, "quotients", 3))
