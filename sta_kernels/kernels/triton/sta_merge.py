@@ -264,8 +264,9 @@ def _sta_merge_kernel(
                     thetas += (theta,)
                 values += (normalise(importance, *invariants[i]),)
             threshold = select(values, NETWORK, RANK)
-            # A sum that starts at −0 leaves every base as it is where nothing is added, −0 too.
-            total = tl.full([BLOCK], 0.0 if WEIGHTED else -0.0, tl.float32)
+            # A sum that starts at −0 leaves every base as it is where nothing is added, −0 too. Made of its bits: a
+            # tensor filled with −0.0 holds +0.
+            total = tl.full([BLOCK], 0 if WEIGHTED else -0x80000000, tl.int32).to(tl.float32, bitcast=True)
             routed = tl.full([BLOCK], False, tl.int1)
             fresh = ()
             if COUNTED:
