@@ -1,9 +1,8 @@
 """Every schema of the ``sta_kernels`` namespace, with its checks and the tensors that it returns.
 
 One function per op: it checks the arguments and allocates what the op returns. It is the op's fake kernel as it
-stands; a real kernel calls it first and then fills the result. A device gets kernels by registering them with
-:data:`LIBRARY` under its dispatch key; on a device without, the op raises the same errors for wrong arguments, and
-then says that nothing serves it.
+stands; a real kernel calls it first and then fills the result. Kernels are registered with :func:`implement`; on a
+device that they do not serve, the op raises the same errors for wrong arguments, and then says so.
 
 No op is differentiable: autograd is passed by, and no result carries a graph.
 """
@@ -32,7 +31,7 @@ def _op(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         def unserved(*args: Any, **kwargs: Any) -> None:
             fake(*args, **kwargs)
             raise NotImplementedError(
-                f"sta_kernels::{name} has no kernel for tensors on this device; move them to the CPU"
+                f"sta_kernels::{name} has no kernel for tensors on this device; move them to the CPU or a CUDA device"
             )
 
         LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -42,6 +41,12 @@ def _op(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return fake
 
     return register
+
+
+def implement(name: str, kernel: Callable[..., Any]) -> None:
+    """Register an op's kernel for main memory and for GPUs; the key "CUDA" is also ROCm's."""
+    for key in ("CPU", "CUDA"):
+        LIBRARY.impl(name, kernel, key)
 
 
 def _like(tensor: Tensor) -> Tensor:

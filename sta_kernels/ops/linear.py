@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sta_kernels.kernels import get_backend
 from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.methods.linear import divisor
 from sta_kernels.ops import _checks as check
 from sta_kernels.ops import _schemas
-from sta_kernels.ops._schemas import LIBRARY
+from sta_kernels.ops._backends import host_backend, launching
+from sta_kernels.ops._schemas import implement
 
 
 def linear(
@@ -98,13 +98,13 @@ def task_arithmetic(
     return out
 
 
-def _linear_cpu(base: Tensor | None, finetuned: list[Tensor], weight: list[float], normalize: bool) -> Tensor:
+def _linear_new(base: Tensor | None, finetuned: list[Tensor], weight: list[float], normalize: bool) -> Tensor:
     out = _schemas.linear(base, finetuned, weight, normalize)
     _launch(None, finetuned, weight, 1.0, normalize, out)
     return out
 
 
-def _linear_out_cpu(
+def _linear_into(
     base: Tensor | None, finetuned: list[Tensor], weight: list[float], normalize: bool, out: Tensor
 ) -> None:
     _schemas.linear_out(base, finetuned, weight, normalize, out)
@@ -113,7 +113,7 @@ def _linear_out_cpu(
     torch.autograd.graph.increment_version(out)
 
 
-def _task_arithmetic_cpu(
+def _task_arithmetic_new(
     base: Tensor, finetuned: list[Tensor], weight: list[float], lambda_: float, normalize: bool
 ) -> Tensor:
     out = _schemas.task_arithmetic(base, finetuned, weight, lambda_, normalize)
@@ -121,7 +121,7 @@ def _task_arithmetic_cpu(
     return out
 
 
-def _task_arithmetic_out_cpu(
+def _task_arithmetic_into(
     base: Tensor, finetuned: list[Tensor], weight: list[float], lambda_: float, normalize: bool, out: Tensor
 ) -> None:
     _schemas.task_arithmetic_out(base, finetuned, weight, lambda_, normalize, out)
@@ -137,21 +137,27 @@ def _named(finetuned: list[Tensor]) -> list[tuple[str, Tensor]]:
 def _launch(
     base: Tensor | None, finetuned: list[Tensor], weight: list[float], lambda_: float, normalize: bool, out: Tensor
 ) -> None:
-    get_backend().weighted_sum(
+    total = divisor(weight, normalize)
+    backend = host_backend(out.device)
+    if backend is None:
+        with launching(out.device) as launch:
+            launch.weighted_sum(base, finetuned, weight, total, lambda_, out)
+        return
+    backend.weighted_sum(
         None if base is None else Buffer.from_torch(base),
         [Buffer.from_torch(each) for each in finetuned],
         weights=weight,
-        divisor=divisor(weight, normalize),
+        divisor=total,
         lambda_=lambda_,
         out=Buffer.from_torch(out),
         threads=torch.get_num_threads(),
     )
 
 
-LIBRARY.impl("linear", _linear_cpu, "CPU")
-LIBRARY.impl("linear_out", _linear_out_cpu, "CPU")
-LIBRARY.impl("task_arithmetic", _task_arithmetic_cpu, "CPU")
-LIBRARY.impl("task_arithmetic_out", _task_arithmetic_out_cpu, "CPU")
+implement("linear", _linear_new)
+implement("linear_out", _linear_into)
+implement("task_arithmetic", _task_arithmetic_new)
+implement("task_arithmetic_out", _task_arithmetic_into)
 _linear = torch.ops.sta_kernels.linear.default
 _linear_out = torch.ops.sta_kernels.linear_out.default
 _task_arithmetic = torch.ops.sta_kernels.task_arithmetic.default

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sta_kernels.kernels import get_backend
 from sta_kernels.kernels.buffers import Buffer, ImportanceSource
 from sta_kernels.methods.quantile import rank_of_quantile
 from sta_kernels.ops import _checks as check
 from sta_kernels.ops import _schemas
-from sta_kernels.ops._schemas import LIBRARY
+from sta_kernels.ops._backends import host_backend, launching
+from sta_kernels.ops._schemas import implement
 
 
 def sta_forget(
@@ -74,7 +74,7 @@ def sta_forget(
     return out
 
 
-def _cpu(
+def _new(
     target: Tensor,
     base: Tensor,
     finetuned: Tensor,
@@ -85,11 +85,11 @@ def _cpu(
     lambda_: float,
 ) -> Tensor:
     out = _schemas.sta_forget(target, base, finetuned, importance, p, measure, weight, lambda_)
-    _launch(target, base, finetuned, importance, p, measure, weight, lambda_, out)
+    _launch(target, base, finetuned, importance, p, measure, weight, lambda_, out, None)
     return out
 
 
-def _cpu_out(
+def _into(
     target: Tensor,
     base: Tensor,
     finetuned: Tensor,
@@ -105,9 +105,8 @@ def _cpu_out(
     check.no_overlap(out, [("target", target), ("base", base), ("finetuned", finetuned)], in_place=True)
     if importance is not None:
         check.no_overlap(out, [("importance", importance)], in_place=False)
-    count = _launch(target, base, finetuned, importance, p, measure, weight, lambda_, out)
-    if kept.numel():
-        kept.fill_(count)
+    kept_or_none = kept if kept.numel() else None
+    _launch(target, base, finetuned, importance, p, measure, weight, lambda_, out, kept_or_none)
     torch.autograd.graph.increment_version(out)
 
 
@@ -121,12 +120,20 @@ def _launch(
     weight: float,
     lambda_: float,
     out: Tensor,
-) -> int:
-    """Select, then subtract; returns the number of entries in the mask."""
+    kept: Tensor | None,
+) -> None:
+    """Select, then subtract."""
     n_elements = target.numel()
     if n_elements == 0:  # no order statistic to be had
-        return 0
-    backend, threads = get_backend(), torch.get_num_threads()
+        if kept is not None:
+            kept.zero_()
+        return
+    k = rank_of_quantile(p, n_elements)
+    backend, threads = host_backend(target.device), torch.get_num_threads()
+    if backend is None:
+        with launching(target.device) as launch:
+            launch.sta_forget(target, base, finetuned, importance, k, measure, weight, lambda_, out=out, kept=kept)
+        return
     model = Buffer.from_torch(finetuned)
     stored = None if importance is None else Buffer.from_torch(importance)
     source = ImportanceSource(measure, stored, None if measure == "lp" else model)
@@ -136,17 +143,18 @@ def _launch(
         Buffer.from_torch(base),
         model,
         source,
-        threshold=backend.order_statistic(source, rank_of_quantile(p, n_elements), threads=threads),
+        threshold=backend.order_statistic(source, k, threads=threads),
         weight=weight,
         lambda_=lambda_,
         out=Buffer.from_torch(out),
         counts_address=count.ctypes.data,
         threads=threads,
     )
-    return int(count[0])
+    if kept is not None:
+        kept.fill_(int(count[0]))
 
 
-LIBRARY.impl("sta_forget", _cpu, "CPU")
-LIBRARY.impl("sta_forget_out", _cpu_out, "CPU")
+implement("sta_forget", _new)
+implement("sta_forget_out", _into)
 _sta_forget = torch.ops.sta_kernels.sta_forget.default
 _sta_forget_out = torch.ops.sta_kernels.sta_forget_out.default

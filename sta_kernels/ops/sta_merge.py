@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sta_kernels.kernels import get_backend
+from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer, ImportanceSource
 from sta_kernels.methods.quantile import rank_of_quantile
 from sta_kernels.methods.sta import normaliser as normaliser_of
 from sta_kernels.ops import _checks as check
 from sta_kernels.ops import _schemas
-from sta_kernels.ops._schemas import LIBRARY
+from sta_kernels.ops._backends import host_backend, launching
+from sta_kernels.ops._schemas import implement
 from sta_kernels.ops.statistics import ranges_of
 
 
@@ -118,7 +119,7 @@ def _rank_steps(n_models: int) -> list[float]:
     return steps
 
 
-def _cpu(
+def _new(
     base: Tensor,
     finetuned: list[Tensor],
     importances: list[Tensor],
@@ -131,11 +132,11 @@ def _cpu(
     lambda_: float,
 ) -> Tensor:
     out = _schemas.sta_merge(base, finetuned, importances, normaliser, p, keep, measure, ties, weight, lambda_)
-    _launch(base, finetuned, importances, normaliser, p, keep, measure, ties, weight, lambda_, out, 0)
+    _launch(base, finetuned, importances, normaliser, p, keep, measure, ties, weight, lambda_, out, None)
     return out
 
 
-def _cpu_out(
+def _into(
     base: Tensor,
     finetuned: list[Tensor],
     importances: list[Tensor],
@@ -157,12 +158,7 @@ def _cpu_out(
     if normaliser is not None:
         read_only.append(("normaliser", normaliser))
     check.no_overlap(out, read_only, in_place=False)
-    if kept.numel() == 0:
-        _launch(*arguments, 0)
-    else:
-        counts = np.zeros(len(finetuned) + 1, np.int64)
-        _launch(*arguments, counts.ctypes.data)
-        kept.copy_(torch.from_numpy(counts[: kept.numel()]))
+    _launch(*arguments, kept if kept.numel() else None)
     torch.autograd.graph.increment_version(out)
 
 
@@ -178,41 +174,52 @@ def _launch(
     weight: list[float],
     lambda_: float,
     out: Tensor,
-    counts_address: int,
+    kept: Tensor | None,
 ) -> None:
     n_models = len(finetuned)
+    k = rank_of_quantile(p, n_models) if keep is None else n_models - keep
+    backend = host_backend(base.device)
+    if backend is None:
+        with launching(base.device) as launch:
+            launch.sta_merge(
+                base, finetuned, importances, normaliser, k, measure, ties, weight, lambda_, out=out, kept=kept
+            )
+        return
     models = [Buffer.from_torch(each) for each in finetuned]
     stored = [Buffer.from_torch(each) for each in importances] or None
     if normaliser is None:
-        table = _minmax_normaliser(models, stored, measure)
+        table = _minmax_normaliser(backend, models, stored, measure)
     else:
         table = normaliser.detach().contiguous().numpy()
-    get_backend().sta_merge(
+    counts = np.zeros(n_models + 1, np.int64)
+    backend.sta_merge(
         Buffer.from_torch(base),
         models,
         stored,
         measure=measure,
         normaliser_address=table.ctypes.data,
-        k=rank_of_quantile(p, n_models) if keep is None else n_models - keep,
+        k=k,
         ties=ties,
         weights=None if all(each == 1.0 for each in weight) else weight,
         lambda_=lambda_,
         out=Buffer.from_torch(out),
-        counts_address=counts_address,
+        counts_address=0 if kept is None else counts.ctypes.data,
         threads=torch.get_num_threads(),
     )
+    if kept is not None:
+        kept.copy_(torch.from_numpy(counts[: kept.numel()]))
 
 
-def _minmax_normaliser(models: list[Buffer], stored: list[Buffer] | None, measure: str) -> np.ndarray:
+def _minmax_normaliser(backend: Backend, models: list[Buffer], stored: list[Buffer] | None, measure: str) -> np.ndarray:
     """Eq. 13's (minimum, range) of each task's importance, which is read once more but never written down."""
     sources = [
         ImportanceSource(measure, stored[i] if stored else None, None if measure == "lp" else model)
         for i, model in enumerate(models)
     ]
-    return normaliser_of("minmax", ranges_of(sources))
+    return normaliser_of("minmax", ranges_of(backend, sources))
 
 
-LIBRARY.impl("sta_merge", _cpu, "CPU")
-LIBRARY.impl("sta_merge_out", _cpu_out, "CPU")
+implement("sta_merge", _new)
+implement("sta_merge_out", _into)
 _sta_merge = torch.ops.sta_kernels.sta_merge.default
 _sta_merge_out = torch.ops.sta_kernels.sta_merge_out.default

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sta_kernels.kernels import get_backend
-from sta_kernels.kernels.backend import LEAF
+from sta_kernels.kernels.backend import LEAF, Backend
 from sta_kernels.kernels.buffers import Buffer, ImportanceSource
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
 from sta_kernels.methods.sta import normaliser as normaliser_of
 from sta_kernels.ops import _checks as check
 from sta_kernels.ops import _schemas
-from sta_kernels.ops._schemas import LIBRARY
+from sta_kernels.ops._backends import host_backend, launching
+from sta_kernels.ops._schemas import implement
 
 
 def minmax(tensors: Sequence[Tensor]) -> Tensor:
@@ -94,11 +94,13 @@ def order_statistic(x: Tensor, k: int) -> Tensor:
     return _order_statistic(check.tensor("x", x), k)
 
 
-def ranges_of(sources: Sequence[ImportanceSource], leaves: list[np.ndarray] | None = None) -> np.ndarray:
+def ranges_of(
+    backend: Backend, sources: Sequence[ImportanceSource], leaves: list[np.ndarray] | None = None
+) -> np.ndarray:
     """float32 [N, 2], minimum and maximum of each importance as it is formed; its tier-B leaf sums on the way."""
     ranges = np.empty((len(sources), 2), np.float32)
     ranges[:] = (np.inf, -np.inf)
-    get_backend().ranges(sources, ranges, leaves, threads=torch.get_num_threads())
+    backend.ranges(sources, ranges, leaves, threads=torch.get_num_threads())
     return ranges
 
 
@@ -106,17 +108,27 @@ def _stored(tensors: Sequence[Tensor]) -> list[ImportanceSource]:
     return [ImportanceSource("lp", Buffer.from_torch(tensor)) for tensor in tensors]
 
 
-def _minmax_cpu(tensors: list[Tensor]) -> Tensor:
+def _minmax_new(tensors: list[Tensor]) -> Tensor:
     out = _schemas.minmax(tensors)
-    out.numpy()[:] = ranges_of(_stored(tensors))
+    backend = host_backend(out.device)
+    if backend is None:
+        with launching(out.device) as launch:
+            launch.minmax(tensors, out)
+    else:
+        out.numpy()[:] = ranges_of(backend, _stored(tensors))
     return out
 
 
 @ieee_arithmetic()
-def _normaliser_cpu(tensors: list[Tensor], blocks: list[int], kind: str) -> Tensor:
+def _normaliser_new(tensors: list[Tensor], blocks: list[int], kind: str) -> Tensor:
     out = _schemas.normaliser(tensors, blocks, kind)
+    backend = host_backend(out.device)
+    if backend is None:
+        with launching(out.device) as launch:
+            launch.normaliser(tensors, blocks, kind, out)
+        return out
     leaves = [np.empty(-(-each.numel() // LEAF), np.float64) for each in tensors] if kind == "mean" else None
-    ranges = ranges_of(_stored(tensors), leaves)
+    ranges = ranges_of(backend, _stored(tensors), leaves)
     results: list[float | tuple[float, float]] = []
     start = 0
     for length in blocks:
@@ -124,7 +136,7 @@ def _normaliser_cpu(tensors: list[Tensor], blocks: list[int], kind: str) -> Tens
         if leaves is None:
             results.append(_joint_range(ranges[block]))
         else:
-            results.append(_mean(leaves[block], sum(each.numel() for each in tensors[block])))
+            results.append(_mean(backend, leaves[block], sum(each.numel() for each in tensors[block])))
         start += length
     out.numpy()[:] = normaliser_of(kind, results)
     return out
@@ -142,20 +154,25 @@ def _joint_range(ranges: np.ndarray) -> tuple[float, float]:
     return min(lowest, key=order), max(highest, key=order)
 
 
-def _mean(leaves: list[np.ndarray], n_elements: int) -> float:
+def _mean(backend: Backend, leaves: list[np.ndarray], n_elements: int) -> float:
     """Tier-B sum over the count; 0 where there is nothing."""
-    return get_backend().fold(np.concatenate(leaves)) / n_elements if n_elements else 0.0
+    return backend.fold(np.concatenate(leaves)) / n_elements if n_elements else 0.0
 
 
 @ieee_arithmetic()
-def _order_statistic_cpu(x: Tensor, k: int) -> Tensor:
+def _order_statistic_new(x: Tensor, k: int) -> Tensor:
     out = _schemas.order_statistic(x, k)
-    return out.fill_(get_backend().order_statistic_exact(Buffer.from_torch(x), k, threads=torch.get_num_threads()))
+    backend = host_backend(x.device)
+    if backend is None:
+        with launching(x.device) as launch:
+            launch.order_statistic(x, k, out)
+        return out
+    return out.fill_(backend.order_statistic_exact(Buffer.from_torch(x), k, threads=torch.get_num_threads()))
 
 
-LIBRARY.impl("minmax", _minmax_cpu, "CPU")
-LIBRARY.impl("normaliser", _normaliser_cpu, "CPU")
-LIBRARY.impl("order_statistic", _order_statistic_cpu, "CPU")
+implement("minmax", _minmax_new)
+implement("normaliser", _normaliser_new)
+implement("order_statistic", _order_statistic_new)
 _minmax = torch.ops.sta_kernels.minmax.default
 _normaliser = torch.ops.sta_kernels.normaliser.default
 _order_statistic = torch.ops.sta_kernels.order_statistic.default

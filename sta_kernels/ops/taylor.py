@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sta_kernels.kernels import get_backend
 from sta_kernels.kernels.backend import LEAF
 from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
 from sta_kernels.ops import _checks as check
 from sta_kernels.ops import _schemas
-from sta_kernels.ops._schemas import LIBRARY
+from sta_kernels.ops._backends import host_backend, launching
+from sta_kernels.ops._schemas import implement
 
 
 def taylor_accumulate_(total: Tensor, grad: Tensor) -> Tensor:
@@ -76,20 +76,26 @@ def taylor_finish(
     return out, _taylor_finish_out(total, param, measure, out)
 
 
-def _accumulate_cpu(total: Tensor, grad: Tensor) -> None:
+def _accumulate(total: Tensor, grad: Tensor) -> None:
     _schemas.taylor_accumulate_(total, grad)
     check.no_overlap(total, [("grad", grad)], in_place=True, name="total")
-    get_backend().taylor_accumulate(Buffer.from_torch(total), Buffer.from_torch(grad), threads=torch.get_num_threads())
+    backend = host_backend(total.device)
+    if backend is None:
+        with launching(total.device) as launch:
+            launch.taylor_accumulate(total, grad)
+    else:
+        threads = torch.get_num_threads()
+        backend.taylor_accumulate(Buffer.from_torch(total), Buffer.from_torch(grad), threads=threads)
     torch.autograd.graph.increment_version(total)
 
 
-def _finish_cpu(total: Tensor, param: Tensor, measure: str) -> tuple[Tensor, Tensor]:
+def _finish_new(total: Tensor, param: Tensor, measure: str) -> tuple[Tensor, Tensor]:
     out, stats = _schemas.taylor_finish(total, param, measure)
     _launch_finish(total, param, measure, out, stats)
     return out, stats
 
 
-def _finish_out_cpu(total: Tensor, param: Tensor, measure: str, out: Tensor) -> Tensor:
+def _finish_into(total: Tensor, param: Tensor, measure: str, out: Tensor) -> Tensor:
     stats = _schemas.taylor_finish_out(total, param, measure, out)
     check.no_overlap(out, [("total", total)], in_place=True)
     check.no_overlap(out, [("param", param)], in_place=False)
@@ -100,8 +106,12 @@ def _finish_out_cpu(total: Tensor, param: Tensor, measure: str, out: Tensor) -> 
 
 @ieee_arithmetic()
 def _launch_finish(total: Tensor, param: Tensor, measure: str, out: Tensor, stats: Tensor) -> None:
+    backend = host_backend(total.device)
+    if backend is None:
+        with launching(total.device) as launch:
+            launch.taylor_finish(total, param, measure, out, stats)
+        return
     n_elements = total.numel()
-    backend = get_backend()
     values = stats.numpy()
     values[:] = (np.inf, -np.inf, 0.0)
     leaves = np.empty(-(-n_elements // LEAF), np.float64)
@@ -118,9 +128,9 @@ def _launch_finish(total: Tensor, param: Tensor, measure: str, out: Tensor, stat
         values[2] = backend.fold(leaves) / n_elements
 
 
-LIBRARY.impl("taylor_accumulate_", _accumulate_cpu, "CPU")
-LIBRARY.impl("taylor_finish", _finish_cpu, "CPU")
-LIBRARY.impl("taylor_finish_out", _finish_out_cpu, "CPU")
+implement("taylor_accumulate_", _accumulate)
+implement("taylor_finish", _finish_new)
+implement("taylor_finish_out", _finish_into)
 _taylor_accumulate_ = torch.ops.sta_kernels.taylor_accumulate_.default
 _taylor_finish = torch.ops.sta_kernels.taylor_finish.default
 _taylor_finish_out = torch.ops.sta_kernels.taylor_finish_out.default

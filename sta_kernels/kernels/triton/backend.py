@@ -74,7 +74,7 @@ class TritonBackend:
         finally:
             self._queues.queue = None
         for (launch, *key), calls in queue.items():
-            with self._launching():
+            with self.launching():
                 launch(*key, calls)
 
     def sta_merge(
@@ -126,7 +126,7 @@ class TritonBackend:
         threads: int,
     ) -> None:
         """Fold ranges into ``minmax`` and set ``leaves``: see :meth:`Backend.ranges`."""
-        with self._launching(), _Flat() as flat:
+        with self.launching(), _Flat() as flat:
             packed = [flat.source(source) for source in sources]
             if leaves is None:
                 found = launch_ranges(self.device, packed)
@@ -138,7 +138,7 @@ class TritonBackend:
 
     def fold(self, leaves: np.ndarray[Any, Any]) -> float:
         """Tier-B sum of leaf sums: see :meth:`Backend.fold`."""
-        with self._launching():
+        with self.launching():
             (there,) = tables.upload(self.device, np.ascontiguousarray(leaves, np.float64))
             return float(launch_fold(self.device, [there])[0])
 
@@ -153,20 +153,20 @@ class TritonBackend:
         threads: int,
     ) -> None:
         """Add to ``counts`` the next digit after ``prefix``: see :meth:`Backend.histogram`."""
-        with self._launching(), _Flat() as flat:
+        with self.launching(), _Flat() as flat:
             found = launch_histogram(self.device, flat.source(source), prefix, prefix_bits, digit_bits)
             counts += found.cpu().numpy().astype(np.uint64)
 
     def order_statistic(self, source: ImportanceSource, k: int, *, threads: int) -> float:
         """Exact k-th smallest float32 importance: see :meth:`Backend.order_statistic`."""
         _check_rank(k, source.size)
-        with self._launching(), _Flat() as flat:
+        with self.launching(), _Flat() as flat:
             return float(launch_order_statistic(self.device, [flat.source(source)], [k])[0])
 
     def order_statistic_exact(self, x: Buffer, k: int, *, threads: int) -> float:
         """Exact k-th smallest in the buffer's own dtype: see :meth:`Backend.order_statistic_exact`."""
         _check_rank(k, x.size)
-        with self._launching(), _Flat() as flat:
+        with self.launching(), _Flat() as flat:
             return float(launch_order_statistic_exact(self.device, [flat.buffer(x)], [k])[0])
 
     def sta_forget(
@@ -185,7 +185,7 @@ class TritonBackend:
     ) -> None:
         """``target − λ·(w·τ)`` above the threshold: see :meth:`Backend.sta_forget`."""
         counts = _array_at(counts_address, ctypes.c_int64, 1) if counts_address else None
-        with self._launching(), _Flat() as flat:
+        with self.launching(), _Flat() as flat:
             stored = None if source.importance is None else flat.buffer(source.importance)
             operands = [flat.buffer(buffer) for buffer in (target, base, finetuned)]
             (thresholds,) = tables.upload(self.device, np.array([threshold], np.float32))
@@ -204,7 +204,7 @@ class TritonBackend:
 
     def taylor_accumulate(self, total: Buffer, grad: Buffer, *, threads: int) -> None:
         """``total += |grad|`` in place: see :meth:`Backend.taylor_accumulate`."""
-        with self._launching(), _Flat() as flat:
+        with self.launching(), _Flat() as flat:
             launch_taylor_accumulate(self.device, [(flat.updated(total), flat.buffer(grad))])
 
     def taylor_finish(
@@ -219,7 +219,7 @@ class TritonBackend:
         threads: int,
     ) -> None:
         """Importance from accumulated gradients, its range and leaf sums: see :meth:`Backend.taylor_finish`."""
-        with self._launching(), _Flat() as flat:
+        with self.launching(), _Flat() as flat:
             item = FinishItem(flat.buffer(total), flat.buffer(param), flat.result(out))
             found, sums = launch_taylor_finish(self.device, [item], measure=measure)
         _fold_ranges(found, minmax[None])
@@ -227,7 +227,7 @@ class TritonBackend:
 
     def first_nonfinite(self, buffers: Sequence[Buffer], *, threads: int = 1) -> tuple[int, int] | None:
         """First NaN or infinity, buffer by buffer: see :meth:`Backend.first_nonfinite`."""
-        with self._launching(), _Flat() as flat:
+        with self.launching(), _Flat() as flat:
             found = launch_first_nonfinite(self.device, [flat.buffer(buffer) for buffer in buffers]).cpu()
         for i, index in enumerate(found.tolist()):
             if index >= 0:
@@ -237,7 +237,7 @@ class TritonBackend:
     def _submit(self, call: Any, launch: Callable[..., None], *key: Any) -> None:
         queue = getattr(self._queues, "queue", None)
         if queue is None:
-            with self._launching():
+            with self.launching():
                 launch(*key, [call])
         else:
             queue[(launch, *key)].append(call)
@@ -299,7 +299,7 @@ class TritonBackend:
             launch_weighted_sum(self.device, segments, weights=weights, divisor=divisor, lambda_=lambda_)
 
     @contextmanager
-    def _launching(self) -> Iterator[None]:
+    def launching(self) -> Iterator[None]:
         """On the right device; one at a time in the interpreter."""
         with torch.cuda.device(self.device) if self.device.type == "cuda" else _INTERPRETER:
             yield

@@ -10,6 +10,7 @@ import torch
 import triton.language as tl
 
 from sta_kernels.kernels.buffers import Buffer, DType
+from sta_kernels.kernels.triton import immediate
 
 ALIGNMENT = 16
 """Bytes of the widest access."""
@@ -55,17 +56,25 @@ def chunks(sizes: Sequence[int], chunk: int) -> np.ndarray[Any, Any]:
 
 
 def upload(device: torch.device, *arrays: np.ndarray[Any, Any]) -> list[torch.Tensor]:
-    """Copy small host arrays to the device in one transfer, ordered with the current stream and without waiting."""
+    """Copy small host arrays to the device in one transfer, ordered with the current stream and without waiting.
+
+    While the stream is captured, kernels write them instead, which a graph can replay (:mod:`.immediate`).
+    """
     offsets, total = [], 0
     for array in arrays:
         offsets.append(total)
         total += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
-    staging = torch.empty(max(total, 1), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    captured = immediate.capturing(device)
+    staging = torch.zeros(max(total, 1), dtype=torch.uint8, pin_memory=device.type == "cuda" and not captured)
     host = staging.numpy()
     for offset, array in zip(offsets, arrays, strict=True):
         host[offset : offset + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    # The caching host allocator keeps the staging memory until the copy has run.
-    there = staging.to(device, non_blocking=True)
+    if captured:
+        there = torch.empty(total, dtype=torch.uint8, device=device)
+        immediate.write(there.view(torch.int64), host[:total].view(np.int64))
+    else:
+        # The caching host allocator keeps the staging memory until the copy has run.
+        there = staging.to(device, non_blocking=True)
     return [
         there[offset : offset + array.nbytes].view(_TORCH[array.dtype.str]).view(array.shape)
         for offset, array in zip(offsets, arrays, strict=True)
