@@ -12,6 +12,8 @@ from sta_kernels.kernels.buffers import Buffer, DType
 KINDS = ("plain", "ties", "constant", "edges", "quotients", "tiny quotients")
 SUBNORMAL_QUOTIENTS = "subnormal quotients"
 """A kind whose importances are so far below the maximum that quotients are subnormal, and tie by their rounding."""
+POSITIVE_QUOTIENTS = "positive quotients"
+"""As "quotients", without a position where all importances are zero; normalised from zero on."""
 SUBNORMAL = np.float32(1e-42)
 
 
@@ -58,6 +60,10 @@ def importance(rng: np.random.Generator, n: int, kind: str) -> np.ndarray[Any, A
         factor = np.float32(rng.choice([3, 5, 7, 11, 13, 41, 47, 55, 61]))
         values = factor * steps * np.float32(2.0**-149)
         values[:1] = factor * np.float32(2.0**-98)
+    elif kind == POSITIVE_QUOTIENTS:
+        fractions = np.random.default_rng(n).integers(1, 16, n).astype(np.float32) / 16
+        values = np.float32(rng.uniform(1, 2)) * fractions
+        values[:1] = values.max(initial=0)
     elif kind == SUBNORMAL_QUOTIENTS:
         values = rng.integers(0, 64, n).astype(np.float32) * np.float32(2.0**-149)
         values[:1] = rng.uniform(4, 8)
@@ -134,7 +140,8 @@ class MergeCase:
         for row, values in zip(normaliser, importances, strict=True):
             finite = values[np.isfinite(values)]
             if finite.size:
-                row[:] = finite.min(), finite.max() - finite.min()
+                least = np.float32(0) if kind == POSITIVE_QUOTIENTS else finite.min()
+                row[:] = least, finite.max() - least
         return cls(
             n,
             weight_dtype,

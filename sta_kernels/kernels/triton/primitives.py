@@ -86,12 +86,12 @@ def normalise(importance, scale, offset, divisor, reciprocal):
 
     The difference is scaled by a power of two in the multiply-add that forms it, and divided by the significand of the
     divisor with Markstein's sequence: with c = RN(1/d) and q = RN(x·c), r = x − q·d is exact and RN(q + r·c) is the
-    correctly rounded quotient. Proved over every significand in tests/triton; results below :data:`LEAST_EXACT`
-    (and NaN) are not to be trusted, and callers test for them.
+    correctly rounded quotient, which the tests prove over every significand. Results below :data:`LEAST_EXACT` are not
+    to be trusted, nor is NaN, which also stands for an overflow; callers test for both.
     """
     x = tl.fma(importance, scale, offset)
     if INTERPRETED:  # its multiply-add rounds twice; the one above has an exact product
-        return tl.div_rn(x, divisor)
+        return tl.where(tl.abs(x) < float("inf"), tl.div_rn(x, divisor), float("nan"))
     else:
         quotient = x * reciprocal
         remainder = tl.fma(-quotient, divisor, x)

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from kernel_cases import KINDS, SUBNORMAL_QUOTIENTS, MergeCase, run_merge
+from division_cases import fma
+from hardware import as_compiled
+from kernel_cases import KINDS, POSITIVE_QUOTIENTS, SUBNORMAL_QUOTIENTS, MergeCase, run_merge
 from kernel_operands import Operand
 from merge_launch import CPU, SMALL, launch
 
 from sta_kernels.kernels.buffers import Buffer, DType
 from sta_kernels.kernels.numpy_backend import NumpyBackend
-from sta_kernels.kernels.triton import networks, primitives, sta_merge
+from sta_kernels.kernels.triton import networks, sta_merge
 from sta_kernels.kernels.triton.config import LaunchConfig
 
 SIZES = (0, 1, 63, 64, 65, 400)
+ALL_KINDS = (*KINDS, POSITIVE_QUOTIENTS, SUBNORMAL_QUOTIENTS)
 
 
 def same_as_reference(cases: Sequence[MergeCase], **options: object) -> bool:
@@ -36,7 +39,7 @@ def draw(n_tasks: int, sizes: Sequence[int], kind: str, k: int, weight=DType.F32
     return [MergeCase.draw(n_tasks, n, weight, importance, kind, k, seed=i, **parameters) for i, n in enumerate(sizes)]
 
 
-@pytest.mark.parametrize("kind", (*KINDS, SUBNORMAL_QUOTIENTS))
+@pytest.mark.parametrize("kind", ALL_KINDS)
 @pytest.mark.parametrize("n_tasks", [2, 3, 6])
 def test_many_tensors_in_one_launch(n_tasks: int, kind: str) -> None:
     k = 1 + (n_tasks - 1) * 7 // 10
@@ -47,7 +50,7 @@ def test_many_tensors_in_one_launch(n_tasks: int, kind: str) -> None:
 def test_every_number_of_tasks(n_tasks: int) -> None:
     """Kinds and ranks that hold ties which only a correctly rounded division makes."""
     for k in sorted({0, 1, n_tasks // 2, (7 * n_tasks) // 10, n_tasks}):
-        assert same_as_reference(draw(n_tasks, (150,), "quotients", k)), k
+        assert same_as_reference(draw(n_tasks, (150,), POSITIVE_QUOTIENTS, k)), k
 
 
 @pytest.mark.parametrize("n_tasks", [17, 20, 33])
@@ -186,47 +189,19 @@ def test_planted_ties(monkeypatch: pytest.MonkeyPatch) -> None:
 # The division as it is compiled.
 
 
-def fused(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """RN32(x·y + z): an exact product, and a float64 sum rounded to odd, which rounds to float32 as the exact one."""
-    with np.errstate(all="ignore"):
-        product, addend = x.astype(np.float64) * y, z.astype(np.float64)
-        high = product + addend
-        virtual = high - product
-        low = (product - (high - virtual)) + (addend - virtual)
-        inexact = (low != 0) & ((high.view(np.int64) & 1) == 0) & np.isfinite(high)
-        step = np.where((low > 0) == (high > 0), 1, -1)
-        return np.where(inexact, high.view(np.int64) + step, high.view(np.int64)).view(np.float64).astype(np.float32)
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_division_as_it_is_compiled(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_compiled(monkeypatch)
+    for k in (1, 3):
+        assert same_as_reference(draw(4, (600,) * 4, kind, k), config=LaunchConfig(128, 512, 4)), k
 
 
-@pytest.fixture
-def as_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the interpreter run the hardware's form of the division, with a multiply-add that rounds once."""
-    from triton.runtime.interpreter import TensorHandle, interpreter_builder
-
-    def create_fma(x, y, z):
-        return TensorHandle(fused(x.data, y.data, z.data), z.dtype.scalar)
-
-    monkeypatch.setattr(interpreter_builder, "create_fma", create_fma)
-    monkeypatch.setattr(primitives, "INTERPRETED", False)
-
-
-@pytest.mark.usefixtures("as_compiled")
-@pytest.mark.parametrize("kind", (*KINDS, SUBNORMAL_QUOTIENTS))
-def test_division_as_it_is_compiled(kind: str) -> None:
-    for seed in range(4):
-        cases = [MergeCase.draw(4, 900, DType.F32, DType.F32, kind, 3, seed=seed)]
-        assert same_as_reference(cases, config=LaunchConfig(256, 1024, 4)), seed
-
-
-@pytest.mark.usefixtures("as_compiled")
 def test_planted_approximate_division(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A multiplication by the reciprocal breaks ties that the quotients have."""
-    from triton.runtime.interpreter import TensorHandle, interpreter_builder
+    """A multiplication by the reciprocal breaks ties that the quotients have; one task above another is kept."""
 
-    def first_two_only(x, y, z):
-        exact = fused(x.data, y.data, z.data)
-        correction = np.abs(exact - z.data) <= np.abs(z.data) * 2.0**-20  # the last step, which adds less than this
-        return TensorHandle(np.where(correction, z.data, exact), z.dtype.scalar)
+    def without_correction(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+        exact = fma(x, y, z)
+        return np.where(np.abs(exact - z) <= np.abs(z) * 2.0**-20, z, exact)
 
-    monkeypatch.setattr(interpreter_builder, "create_fma", first_two_only)
-    assert not same_as_reference(draw(4, (300,) * 8, "quotients", 3))
+    as_compiled(monkeypatch, without_correction)
+    assert not same_as_reference(draw(4, (300,) * 4, POSITIVE_QUOTIENTS, 1))
