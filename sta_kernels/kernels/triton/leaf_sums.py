@@ -248,8 +248,9 @@ def _fold_kernel(
 
 @triton.jit
 def _load_neighbours(leaves_ptr, here, count):
+    # Adding −0 changes nothing, not even −0: so an odd last one is carried up. A literal −0.0 would compile to +0.
+    nothing = tl.full(here.shape, 0x8000000000000000, tl.uint64).to(tl.float64, bitcast=True)
     leaves = ()
     for step in tl.static_range(_NEIGHBOURS):
-        # Adding −0 changes nothing, not even −0: so an odd last one is carried up.
-        leaves += (tl.load(leaves_ptr + here + step, mask=here + step < count, other=-0.0),)
+        leaves += (tl.load(leaves_ptr + here + step, mask=here + step < count, other=nothing),)
     return leaves
