@@ -10,6 +10,7 @@ import torch
 
 from sta_kernels.kernels import get_backend
 from sta_kernels.kernels.backend import Backend
+from sta_kernels.kernels.reference.environment import ieee_arithmetic
 
 
 def host_backend(device: torch.device) -> Backend | None:
@@ -28,5 +29,6 @@ def launching(device: torch.device) -> Iterator[Any]:
     from sta_kernels.ops import _launch  # imports Triton, which not every platform has
 
     backend: Any = get_backend(device=str(device))
-    with backend.launching():
+    # The interpreter computes in this thread, whatever rounding and flushing its caller has set.
+    with backend.launching(), ieee_arithmetic():
         yield _launch
