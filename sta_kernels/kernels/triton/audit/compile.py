@@ -14,11 +14,11 @@ from typing import Any
 
 import triton
 from triton import knobs
-from triton.compiler import ASTSource
 
 from sta_kernels.kernels.triton.audit.families import FAMILIES, Binding, Case
+from sta_kernels.kernels.triton.audit.record import Launched, source_of
 from sta_kernels.kernels.triton.audit.sass import Function, Listing, disassemble
-from sta_kernels.kernels.triton.audit.targets import TARGETS
+from sta_kernels.kernels.triton.audit.targets import TARGETS, WARP
 
 _AMD_RESOURCES = re.compile(r"^\s*\.(vgpr_count|vgpr_spill_count|private_segment_fixed_size):\s*(\d+)", re.M)
 
@@ -32,9 +32,10 @@ class Report:
         arch: for what.
         warps: per program.
         per_thread: elements that one thread works on at a time.
-        chunk: elements per program.
-        bytes_read: per element that must be read at the least.
-        bytes_written: likewise.
+        step: what the counter of the loop over elements advances by for them.
+        programs: of the launch over :data:`~sta_kernels.kernels.triton.audit.families.LARGE` elements.
+        read: bytes per element that must be read at the least.
+        written: likewise.
         fused: fused multiply-adds per element by the function that may hold them.
         registers: per thread.
         stack: bytes of local memory per thread.
@@ -45,9 +46,10 @@ class Report:
     arch: str
     warps: int
     per_thread: int
-    chunk: int
-    bytes_read: int
-    bytes_written: int
+    step: int
+    programs: int
+    read: int
+    written: int
     fused: tuple[tuple[str, int], ...]
     registers: int
     stack: int
@@ -64,25 +66,14 @@ class Report:
         return self.listing.kernel
 
 
-def build(binding: Binding, arch: str, **options: Any) -> Any:
-    """Compile; ``options`` replace those that launches use.
+def build(launched: Launched, arch: str, **options: Any) -> Any:
+    """Compile with the launch's own compiler options, but for those given.
 
     Nothing is taken from a cache and nothing left in one, so that what is read is what the sources say now.
     """
-    arguments = {**binding.arguments, **dict.fromkeys(binding.constants, "constexpr")}
-    names = binding.kernel.arg_names
-    if set(names) != set(arguments):
-        raise ValueError(f"{binding.kernel.__name__}: arguments bound amiss: {sorted(set(names) ^ set(arguments))}")
-    signature = {name: arguments[name] for name in names}
-    # Tables lie at multiples of 16 bytes in one upload; launches see that, and so does this.
-    attributes = {
-        (index,): [["tt.divisibility", 16]] for index, type_ in enumerate(signature.values()) if type_.startswith("*")
-    }
-    source = ASTSource(binding.kernel, signature, binding.constants, attributes)
-    launch = {"num_warps": binding.config.warps, "enable_fp_fusion": False, **options}
     with tempfile.TemporaryDirectory() as folder, knobs.cache.scope():
         knobs.cache.dir = folder
-        return triton.compile(source, target=TARGETS[arch], options=launch)
+        return triton.compile(source_of(launched), target=TARGETS[arch], options={**launched.options, **options})
 
 
 def audit(case: Case, arch: str) -> Report:
@@ -92,22 +83,24 @@ def audit(case: Case, arch: str) -> Report:
 
 def inspect(case: Case, binding: Binding, arch: str, **options: Any) -> Report:
     """Like :func:`audit`, of a binding and with compiler options of the caller's."""
-    compiled = build(binding, arch, **options)
+    compiled = build(binding.launched, arch, **options)
     listing = None
     if TARGETS[arch].backend == "cuda":
-        listing = disassemble(compiled.asm["cubin"])
+        listing = disassemble(compiled.asm["cubin"], compiled.asm["ptx"])
         registers, stack = listing.registers, listing.stack
     else:
         found = {name: int(value) for name, value in _AMD_RESOURCES.findall(compiled.asm["amdgcn"])}
         registers, stack = found["vgpr_count"], found["private_segment_fixed_size"]
+    warps = binding.launched.options["num_warps"]
     return Report(
         case,
         arch,
-        binding.config.warps,
-        binding.config.per_thread,
-        binding.config.chunk,
-        binding.bytes_read,
-        binding.bytes_written,
+        warps,
+        max(1, binding.block // (warps * WARP)),
+        binding.step,
+        binding.launched.programs,
+        binding.read,
+        binding.written,
         tuple(binding.fused.items()),
         registers,
         stack,

@@ -1,19 +1,32 @@
-"""What each kernel is compiled with: the same compile-time arguments that its launch function would choose."""
+"""Cases to compile: each calls its family's launch function and takes what that would launch."""
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import triton
+import torch
 
-from sta_kernels.kernels.buffers import DType
-from sta_kernels.kernels.triton import sta_merge
-from sta_kernels.kernels.triton.config import LaunchConfig, elementwise_config
+from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
+from sta_kernels.kernels.triton import (
+    leaf_sums,
+    order_statistic,
+    sta_forget,
+    sta_merge,
+    statistics,
+    taylor,
+    weighted_sum,
+)
+from sta_kernels.kernels.triton.audit.record import Launched, record
+from sta_kernels.kernels.triton.leaves import LANES
 
 LARGE = 1 << 27
-"""Elements of a model for whose launch kernels are configured: those of ViT-B/16 and above."""
+"""Elements of the model that launches are configured for: more than ViT-B/16 has."""
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -21,11 +34,11 @@ class Case:
     """One compilation.
 
     Attributes:
-        op: the kernel family; a key of :data:`FAMILIES`.
+        op: the kernel; a key of :data:`FAMILIES`.
         weights: dtype of models, base and result.
-        importance: dtype of importances.
+        importance: dtype of importances, and of sums of gradients.
         n: number of tasks.
-        variant: what else the family's kernel is specialised on, by name.
+        variant: what else the launch is asked for, by name.
     """
 
     op: str
@@ -47,84 +60,217 @@ class Case:
 
 @dataclass(frozen=True)
 class Binding:
-    """A kernel with all that its compilation depends on.
+    """A launch, and what its kernel is meant to do per element.
 
     Attributes:
-        kernel: the jitted function.
-        arguments: Triton types of its run-time arguments.
-        constants: its compile-time arguments.
-        config: how it would be launched.
-        bytes_read: per element that must be read at the least (METHODS §15).
-        bytes_written: likewise.
-        fused: fused multiply-adds per element that its arithmetic is made of, and where: function names.
+        launched: the kernel with all its arguments.
+        block: elements that a program works on at a time.
+        step: what the loop's counter advances by for them.
+        read: bytes per element that must be read at the least (METHODS §15).
+        written: likewise.
+        fused: fused multiply-adds per element of the arithmetic, by the function that may hold them.
     """
 
-    kernel: triton.JITFunction[Any]
-    arguments: dict[str, str]
-    constants: dict[str, Any]
-    config: LaunchConfig
-    bytes_read: int
-    bytes_written: int
+    launched: Launched
+    block: int
+    step: int
+    read: int
+    written: int
     fused: dict[str, int] = field(default_factory=dict)
 
 
+class _Memory:
+    """Buffers at aligned addresses, one after the other, that nobody looks into."""
+
+    def __init__(self) -> None:
+        self._address = 1 << 40
+
+    def __call__(self, dtype: DType) -> Buffer:
+        self._address += LARGE * 8
+        return Buffer(self._address, dtype, (LARGE,))
+
+
+def _bind(
+    launch: Callable[[], object], kernel: str, read: int, written: int = 0, fused: dict[str, int] | None = None
+) -> Binding:
+    (launched,) = (one for one in record(launch) if one.kernel.__name__ == kernel)
+    constants = launched.constants
+    if "BLOCK" in constants:
+        block = step = constants["BLOCK"]
+    else:  # tiles of some lanes of some leaves, several rows of lanes at a time
+        at_once = constants["UNROLL"] if "UNROLL" in constants else constants["AT_ONCE"]
+        block = constants["LEAVES"] * LANES.value * at_once
+        step = at_once if "UNROLL" in constants else at_once * LANES.value
+    return Binding(launched, block, step, read, written, fused or {})
+
+
 def _sta_merge(case: Case) -> Binding:
-    options = dict(case.variant)
+    new, options = _Memory(), dict(case.variant)
     measure = options.get("measure", "lp")
-    importances = () if measure == "amp" else (case.importance,) * case.n
-    operands = (case.weights, *(case.weights,) * case.n, *importances)
-    config = elementwise_config([dtype.itemsize for dtype in (case.weights, *operands)], LARGE)
-    constants = sta_merge.merge_constants(
-        case.n,
-        case.weights,
-        case.weights,
-        case.importance,
-        case.weights,
-        k=1 + 7 * (case.n - 1) // 10,  # p = 0.7
+    models = tuple(new(case.weights) for _ in range(case.n))
+    importances = () if measure == "amp" else tuple(new(case.importance) for _ in range(case.n))
+    segment = sta_merge.MergeSegment(new(case.weights), models, importances, new(case.weights))
+    launch = functools.partial(
+        sta_merge.launch_sta_merge,
+        _CPU,
+        [segment],
+        k=options.get("k", 1 + 7 * (case.n - 1) // 10),  # p = 0.7
         ties=options.get("ties", "drop"),
         measure=measure,
-        weighted=options.get("weighted", False),
-        counted=options.get("counted", False),
-        aligned=True,
-        config=config,
+        normaliser=torch.zeros(1, case.n, 2),
+        weights=torch.zeros(1, case.n) if options.get("weighted") else None,
+        counts=torch.zeros(1, case.n + 1, dtype=torch.int64) if options.get("counted") else None,
     )
-    pointers = {"rows_ptr": "*i64", "chunks_ptr": "*i32", "normaliser_ptr": "*fp32", "weights_ptr": "*fp32"}
-    return Binding(
-        sta_merge._sta_merge_kernel,
-        {**pointers, "counts_ptr": "*i64", "lambda_": "fp32"},
-        constants,
-        config,
-        bytes_read=sum(dtype.itemsize for dtype in operands),
-        bytes_written=case.weights.itemsize,
-        fused={"normalise": 3 * case.n},
-    )
+    read = (case.n + 1) * case.weights.itemsize + len(importances) * case.importance.itemsize
+    return _bind(launch, "_sta_merge_kernel", read, case.weights.itemsize, {"normalise": 3 * case.n})
 
 
-FAMILIES: dict[str, Callable[[Case], Binding]] = {"sta_merge": _sta_merge}
-"""Binds a case to its kernel."""
+def _sta_forget(case: Case) -> Binding:
+    new, options = _Memory(), dict(case.variant)
+    measure = options.get("measure", "lp")
+    base = new(case.weights)
+    target = new(case.weights) if options.get("merged") else base
+    importance = None if measure == "amp" else new(case.importance)
+    segment = sta_forget.ForgetSegment(target, base, new(case.weights), importance, new(case.weights))
+    launch = functools.partial(
+        sta_forget.launch_sta_forget,
+        _CPU,
+        [segment],
+        thresholds=torch.zeros(1),
+        measure=measure,
+        weight=1.0,
+        lambda_=1.0,
+    )
+    read = (3 if options.get("merged") else 2) * case.weights.itemsize
+    read += 0 if importance is None else case.importance.itemsize
+    return _bind(launch, "_sta_forget_kernel", read, case.weights.itemsize)
+
+
+def _weighted_sum(case: Case) -> Binding:
+    new, options = _Memory(), dict(case.variant)
+    base = new(case.weights) if options.get("base", True) else None
+    models = tuple(new(case.weights) for _ in range(case.n))
+    launch = functools.partial(
+        weighted_sum.launch_weighted_sum,
+        _CPU,
+        [weighted_sum.SumSegment(base, models, new(case.weights))],
+        weights=[0.5] * case.n,
+        divisor=options.get("divisor", 1.0),
+        lambda_=0.4,
+    )
+    read = (case.n + (base is not None)) * case.weights.itemsize
+    return _bind(launch, "_weighted_sum_kernel", read, case.weights.itemsize)
+
+
+def _taylor_accumulate(case: Case) -> Binding:
+    new = _Memory()
+    launch = functools.partial(taylor.launch_taylor_accumulate, _CPU, [(new(case.importance), new(case.weights))])
+    total = case.importance.itemsize
+    return _bind(launch, "_accumulate_kernel", total + case.weights.itemsize, total)
+
+
+def _taylor_finish(case: Case) -> Binding:
+    new = _Memory()
+    item = taylor.FinishItem(new(case.importance), new(case.weights), new(case.importance))
+    measure = dict(case.variant).get("measure", "lp")
+    launch = functools.partial(taylor.launch_taylor_finish, _CPU, [item], measure=measure)
+    read = case.weights.itemsize + (0 if measure == "amp" else case.importance.itemsize)
+    return _bind(launch, "_finish_kernel", read, case.importance.itemsize)
+
+
+def _reduction(launch: Callable[..., object], kernel: str, *more: Any) -> Callable[[Case], Binding]:
+    def bind(case: Case) -> Binding:
+        new = _Memory()
+        measure = dict(case.variant).get("measure", "lp")
+        importance = None if measure == "amp" else new(case.importance)
+        theta = None if measure == "lp" else new(case.weights)
+        read = sum(buffer.dtype.itemsize for buffer in (importance, theta) if buffer is not None)
+        source = ImportanceSource(measure, importance, theta)
+        return _bind(functools.partial(launch, _CPU, [source], *more), kernel, read)
+
+    return bind
+
+
+def _first_nonfinite(case: Case) -> Binding:
+    launch = functools.partial(statistics.launch_first_nonfinite, _CPU, [_Memory()(case.weights)])
+    return _bind(launch, "_first_nonfinite_kernel", case.weights.itemsize)
+
+
+def _histogram(case: Case) -> Binding:
+    # Of several passes one is taken: they differ in a shift.
+    source = ImportanceSource("lp", _Memory()(case.importance))
+    launch = functools.partial(order_statistic.launch_histogram, _CPU, source, 0, 0, 11)
+    return _bind(launch, "_histogram_kernel", case.importance.itemsize)
+
+
+FAMILIES: dict[str, Callable[[Case], Binding]] = {
+    "sta_merge": _sta_merge,
+    "sta_forget": _sta_forget,
+    "weighted_sum": _weighted_sum,
+    "taylor_accumulate": _taylor_accumulate,
+    "taylor_finish": _taylor_finish,
+    "ranges": _reduction(statistics.launch_ranges, "_ranges_kernel"),
+    "leaf_sums": _reduction(leaf_sums.launch_leaf_sums, "_leaf_sums_kernel"),
+    "ranges_leaf_sums": _reduction(leaf_sums.launch_ranges_and_leaf_sums, "_leaf_sums_kernel"),
+    "first_nonfinite": _first_nonfinite,
+    "histogram": _histogram,
+}
+"""Binds a case to the launch that it leads to."""
 
 _F32, _BF16, _F16 = DType.F32, DType.BF16, DType.F16
 _STORAGES = ((_F32, _F32), (_BF16, _F32), (_BF16, _BF16), (_F16, _F32), (_F16, _F16))
 
+
+def _variant(**options: Any) -> tuple[tuple[str, Any], ...]:
+    return tuple(options.items())
+
+
 COVERING: tuple[Case, ...] = (
-    Case("sta_merge", n=2, variant=(("counted", True),)),
+    Case("sta_merge", n=2, variant=_variant(counted=True)),
     Case("sta_merge", n=6),
     Case("sta_merge", _BF16, _F32, n=6),
-    Case("sta_merge", _BF16, _BF16, n=6),
     Case("sta_merge", _BF16, _BF16, n=8),
     Case("sta_merge", n=16),
-    Case("sta_merge", _F16, _F16, n=4, variant=(("measure", "amp"),)),
-    Case("sta_merge", _BF16, _F32, n=5, variant=(("measure", "lp_amp"), ("weighted", True))),
+    Case("sta_merge", _F16, _F16, n=4, variant=_variant(measure="amp")),
+    Case("sta_merge", _BF16, _F32, n=5, variant=_variant(measure="lp_amp", weighted=True)),
+    Case("sta_forget", _BF16, _F32),
+    Case("weighted_sum", _BF16, _BF16, n=8),
+    Case("taylor_accumulate", _BF16, _F32),
+    Case("taylor_finish", _BF16, _F32),
+    Case("ranges"),
+    Case("ranges_leaf_sums", _BF16, _BF16),
+    Case("first_nonfinite", _BF16, _BF16),
+    Case("histogram"),
 )
 """Every op, dtype and variant at least once: what `make test` compiles."""
 
 
 def every_case() -> tuple[Case, ...]:
     """All that launches choose among, up to 16 tasks, of the kernels' fast paths."""
-    cases = []
-    for weights, importance in _STORAGES:
-        for n in range(2, sta_merge.MOST_IN_REGISTERS + 1):
-            cases.append(Case("sta_merge", weights, importance, n))
-            for variant in ({"measure": "amp"}, {"measure": "lp_amp"}, {"weighted": True}, {"counted": True}):
-                cases.append(Case("sta_merge", weights, importance, n, tuple(variant.items())))
+    merges: list[dict[str, Any]] = [
+        {},
+        {"measure": "amp"},
+        {"measure": "lp_amp"},
+        {"weighted": True},
+        {"counted": True},
+        {"ties": "all"},
+    ]
+    tasks = range(2, sta_merge.MOST_IN_REGISTERS + 1)
+    measures = ("lp", "amp", "lp_amp")
+    cases = [
+        Case("sta_merge", weights, importance, n, _variant(**merge))
+        for (weights, importance), n, merge in itertools.product(_STORAGES, tasks, merges)
+    ]
+    for both in _STORAGES:
+        cases += [Case("weighted_sum", both[0], both[0], n) for n in tasks]
+        cases += [Case("weighted_sum", both[0], both[0], n, _variant(base=False, divisor=3.0)) for n in tasks]
+        cases += [Case("taylor_accumulate", *both), Case("first_nonfinite", both[0], both[0]), Case("histogram", *both)]
+        for measure in measures:
+            cases += [
+                Case("sta_forget", *both, 1, _variant(measure=measure, merged=merged)) for merged in (False, True)
+            ]
+            cases += [
+                Case(op, *both, 1, _variant(measure=measure))
+                for op in ("taylor_finish", "ranges", "leaf_sums", "ranges_leaf_sums")
+            ]
     return tuple(dict.fromkeys((*COVERING, *cases)))

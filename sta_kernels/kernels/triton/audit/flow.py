@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from sta_kernels.kernels.triton.audit.compile import Report
 from sta_kernels.kernels.triton.audit.sass import Block, Function, Instruction
-from sta_kernels.kernels.triton.audit.targets import WARP
 
 _REGISTER = re.compile(r"(?<![\w.])(U?R|U?P)(\d+)(\.64)?")
 _SILENT = {"STG", "STS", "STL", "ST", "RED", "REDG", "BRA", "BRX", "EXIT", "RET", "BSSY", "BSYNC", "BAR", "CALL", "NOP"}
@@ -129,9 +128,8 @@ def main_loop(report: Report) -> MainLoop:
     loops = [path for loop in function.loops() if moved(path := _fast(function, loop))[1]]
     if loops:
         chosen = max(loops, key=moved)
-        before = tuple(range(min(chosen)))
-        before = _fast(function, frozenset((*before, min(chosen))))[:-1]
-        turns = _turns(function, chosen, report.per_thread * report.warps * WARP)
+        before = _fast(function, frozenset(range(min(chosen))))
+        turns = _turns(function, chosen, report.step)
     else:
         chosen, before, turns = _fast(function, frozenset(range(len(function.blocks)))), (), 1
     instructions = _instructions(function, chosen)
@@ -146,7 +144,7 @@ def _instructions(function: Function, blocks: Iterable[int]) -> tuple[Instructio
 
 def _fast(function: Function, blocks: frozenset[int]) -> tuple[int, ...]:
     """Blocks on a way from the first of them that makes no call, in the order of their addresses."""
-    calls = {index for index in blocks if any(one.name == "CALL" for one in function.blocks[index].instructions)}
+    calls = {index for index in blocks if any(one.calls for one in function.blocks[index].instructions)}
     waiting, reached = [min(blocks)], set[int]()
     while waiting:
         index = waiting.pop()
@@ -156,7 +154,7 @@ def _fast(function: Function, blocks: frozenset[int]) -> tuple[int, ...]:
     return tuple(sorted(reached))
 
 
-def _turns(function: Function, loop: tuple[int, ...], block: int) -> int:
+def _turns(function: Function, loop: tuple[int, ...], step: int) -> int:
     """Blocks of elements per turn, where the compiler unrolled: what the counter that the loop tests advances by."""
     tested = set[str]()
     for index in loop:
@@ -166,6 +164,6 @@ def _turns(function: Function, loop: tuple[int, ...], block: int) -> int:
             tested |= {name for one in tests for name in registers(one)[0] if registers(branch)[0] & registers(one)[1]}
     for instruction in _instructions(function, loop):
         found = _INCREMENT.match(instruction.operands)
-        if found and found.group(1) in tested and int(found.group(2), 16) % block == 0:
-            return int(found.group(2), 16) // block
+        if found and found.group(1) in tested and int(found.group(2), 16) in {step, 2 * step, 4 * step, 8 * step}:
+            return int(found.group(2), 16) // step
     return 1

@@ -109,8 +109,8 @@ class Prediction:
         occupancy: resident warps over the most that fit.
         budget: instructions per element that the bandwidth leaves time to issue.
         slots: issue slots per element that the busiest pipe takes.
-        in_flight: bytes under way per multiprocessor, on average, were the latency all there is.
-        needed: bytes under way that latency × bandwidth asks for.
+        in_flight: bytes of loads under way per multiprocessor, on average, were the latency all there is.
+        needed: those that latency × bandwidth asks for, of a bandwidth shared with stores.
         table_cycles: from the start of a program to its first turn.
         waves: programs of the launch over those that the chip holds.
         share: of the memory's bandwidth.
@@ -128,8 +128,8 @@ class Prediction:
     share: float
 
 
-def predict(report: Report, chip: Chip, n_elements: int = LARGE) -> Prediction:
-    """Model a launch over ``n_elements`` of a kernel compiled for the chip's architecture."""
+def predict(report: Report, chip: Chip) -> Prediction:
+    """Model the launch over :data:`LARGE` elements of a kernel compiled for the chip's architecture."""
     if report.listing is None or report.arch != chip.arch:
         raise ValueError(f"{report}: {chip.name} runs {chip.arch}")
     loop = main_loop(report)
@@ -146,19 +146,20 @@ def predict(report: Report, chip: Chip, n_elements: int = LARGE) -> Prediction:
 
     # Per program, in cycles of one multiprocessor.
     bytes_per_cycle = chip.bandwidth / chip.multiprocessors / chip.clock
-    alone = table_cycles + turn * report.chunk / (loop.elements * report.warps * WARP)
+    chunk = LARGE / report.programs
+    alone = table_cycles + turn * chunk / (loop.elements * report.warps * WARP)
     steady = math.hypot(
-        report.chunk * moved / bytes_per_cycle,
-        report.chunk * slots / ISSUE,
+        chunk * moved / bytes_per_cycle,
+        chunk * slots / ISSUE,
         alone / programs,
     )
-    waves = n_elements / report.chunk / (chip.multiprocessors * programs)
+    waves = report.programs / (chip.multiprocessors * programs)
     tail = waves - math.floor(waves)
     cycles = table_cycles + math.floor(waves) * programs * steady
     if tail:
         # Programs of a wave that is not full still take as long as one takes alone.
         cycles += max(tail * programs * steady, alone)
-    ideal = n_elements * moved / chip.bandwidth * chip.clock
+    ideal = LARGE * moved / chip.bandwidth * chip.clock
     warps = programs * report.warps
     return Prediction(
         chip,
@@ -167,7 +168,7 @@ def predict(report: Report, chip: Chip, n_elements: int = LARGE) -> Prediction:
         issue_budget(chip, moved),
         slots,
         warps * WARP * loop.elements * loop.bytes_read * chip.dram_latency / turn,
-        chip.dram_latency * bytes_per_cycle,
+        chip.dram_latency * bytes_per_cycle * loop.bytes_read / moved,
         table_cycles,
         waves,
         ideal / cycles,

@@ -7,9 +7,10 @@ import functools
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from triton import knobs
 
@@ -20,6 +21,9 @@ _LABEL = re.compile(r"^(\.L_x_\d+|[$\w]+):")
 _FUNCTION = re.compile(r"^\s+\.type\s+([$\w]+),@function")
 _LINE = re.compile(r'"([^"]+)", line (\d+)')
 _TARGET = re.compile(r"`\(([^)]+)\)")
+_PTX_FILE = re.compile(r'^\s*\.file\s+(\d+)\s+"([^"]+)"', re.M)
+_PTX_LINE = re.compile(r"^\s*\.loc\s+(\d+)\s+(\d+)")
+_PTX_ACCESS = re.compile(r"\b(ld|st|atom|red)\.(\w+\.)*global\b")
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)")
 
 
@@ -35,8 +39,14 @@ class Frame:
         """The function whose body holds the line."""
         return _function_at(self.file, self.line)
 
+    @property
+    def text(self) -> str:
+        """The line itself."""
+        lines = _lines(self.file)
+        return lines[self.line - 1].strip() if 0 < self.line <= len(lines) else ""
+
     def __str__(self) -> str:
-        return f"{Path(self.file).name}:{self.line} ({self.function}): {_text(self.file, self.line)}"
+        return f"{Path(self.file).name}:{self.line} ({self.function}): {self.text}"
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,21 @@ class Instruction:
         """The label that a branch or call names."""
         found = _TARGET.search(self.operands)
         return found.group(1) if found else None
+
+    @property
+    def jumps(self) -> bool:
+        """Whether it may go on elsewhere in its function; some compilers leave a loop by a call to a label."""
+        return self.name == "BRA" or (self.name == "CALL" and (self.target or "").startswith(".L_"))
+
+    @property
+    def calls(self) -> bool:
+        """Whether it calls a function."""
+        return self.name == "CALL" and not self.jumps
+
+    @property
+    def leaves(self) -> bool:
+        """Whether a basic block ends with it."""
+        return self.jumps or self.name in {"EXIT", "RET"}
 
     @property
     def is_global(self) -> bool:
@@ -184,8 +209,8 @@ class Listing:
         return self.functions[0]
 
 
-def disassemble(cubin: bytes) -> Listing:
-    """Read a cubin with ``nvdisasm`` and ``cuobjdump``, which Triton brings along."""
+def disassemble(cubin: bytes, ptx: str) -> Listing:
+    """Read a cubin with ``nvdisasm`` and ``cuobjdump``, which Triton brings along, and the PTX that it came from."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
@@ -195,15 +220,41 @@ def disassemble(cubin: bytes) -> Listing:
     if found is None:
         raise ValueError(f"cuobjdump -res-usage names no resources: {usage!r}")
     registers, stack, shared = map(int, found.groups())
-    return Listing(registers, stack, shared, parse(code))
+    return Listing(registers, stack, shared, parse(code, assembly_lines(ptx)))
 
 
 def _run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def parse(code: str) -> tuple[Function, ...]:
-    """Functions of one section of ``nvdisasm -c --print-line-info-inline``, the kernel first."""
+def assembly_lines(ptx: str) -> dict[Frame, Frame]:
+    """Where accesses to memory come from, by where the line table says.
+
+    Triton writes them as inline assembly of several lines, each of which counts as one more line of Python.
+    """
+    files = dict(_PTX_FILE.findall(ptx))
+    true: Frame | None = None
+    told, found, inside = None, {}, False
+    for line in ptx.splitlines():
+        if "// begin inline asm" in line:
+            inside, true = True, None
+        elif "// end inline asm" in line:
+            inside = False
+        elif inside and (location := _PTX_LINE.match(line)):
+            told = Frame(files.get(location.group(1), ""), int(location.group(2)))
+            true = true or told
+        elif inside and true and told and _PTX_ACCESS.search(line):
+            found[told] = true
+    return found
+
+
+def parse(code: str, moved: Mapping[Frame, Frame] = MappingProxyType({})) -> tuple[Function, ...]:
+    """Functions of one section of ``nvdisasm -c --print-line-info-inline``, the kernel first.
+
+    Args:
+        code: what it printed.
+        moved: lines that accesses to memory come from, where the line table has others.
+    """
     names: list[str] = []
     bodies: list[list[Instruction]] = []
     labels: list[dict[str, int]] = []
@@ -229,8 +280,10 @@ def parse(code: str) -> tuple[Function, ...]:
         elif (found := _INSTRUCTION.match(line)) and bodies:
             address, predicate, opcode, operands = found.groups()
             fresh = True
-            where = tuple(dict.fromkeys(frames))
-            bodies[-1].append(Instruction(int(address, 16), predicate or "", opcode, operands, where))
+            one = Instruction(int(address, 16), predicate or "", opcode, operands, tuple(dict.fromkeys(frames)))
+            if one.frames and one.is_global:
+                one = replace(one, frames=(moved.get(one.frames[0], one.frames[0]), *one.frames[1:]))
+            bodies[-1].append(one)
     return tuple(
         Function(name, _blocks(body, places)) for name, body, places in zip(names, bodies, labels, strict=True)
     )
@@ -238,20 +291,19 @@ def parse(code: str) -> tuple[Function, ...]:
 
 def _blocks(body: Sequence[Instruction], labels: dict[str, int]) -> tuple[Block, ...]:
     starts = {0, *labels.values()}
-    starts |= {index + 1 for index, instruction in enumerate(body) if instruction.name in {"BRA", "EXIT", "RET"}}
+    starts |= {index + 1 for index, instruction in enumerate(body) if instruction.leaves}
     cuts = sorted(start for start in starts if start < len(body))
     index_of = {start: index for index, start in enumerate(cuts)}
     blocks = []
     for index, start in enumerate(cuts):
         instructions = tuple(body[start : cuts[index + 1] if index + 1 < len(cuts) else len(body)])
         last = instructions[-1]
-        leaves = last.name in {"BRA", "EXIT", "RET"}
         # A branch may carry a second condition before its label; BRA.DIV is taken by warps that have diverged.
         certain = not last.predicate and (last.name != "BRA" or last.operands.startswith("`"))
         successors = []
-        if last.opcode.startswith("BRA") and not last.opcode.startswith("BRA.DIV") and last.target in labels:
+        if last.jumps and not last.opcode.startswith("BRA.DIV") and last.target in labels:
             successors.append(index_of[labels[last.target]])
-        if not (leaves and certain) and index + 1 < len(cuts):
+        if not (last.leaves and certain) and index + 1 < len(cuts):
             successors.append(index + 1)
         blocks.append(Block(instructions, tuple(successors)))
     return tuple(blocks)
@@ -260,11 +312,6 @@ def _blocks(body: Sequence[Instruction], labels: dict[str, int]) -> tuple[Block,
 @functools.cache
 def _lines(file: str) -> tuple[str, ...]:
     return tuple(Path(file).read_text(encoding="utf-8").splitlines())
-
-
-def _text(file: str, line: int) -> str:
-    lines = _lines(file)
-    return lines[line - 1].strip() if 0 < line <= len(lines) else ""
 
 
 @functools.cache

@@ -21,7 +21,7 @@ def rows(reports: Iterable[Report]) -> list[tuple[str, ...]]:
 def _row(report: Report) -> tuple[str, ...]:
     case = report.case
     variant = "".join(f" {name}" if value is True else f" {value}" for name, value in case.variant)
-    least = report.bytes_read + report.bytes_written
+    least = report.read + report.written
     cells = [case.op + variant, report.arch, case.dtype, str(case.n), str(report.registers), str(report.stack)]
     if report.listing is None:
         return (*cells, "", str(least), "", "", "", "", "", "")
