@@ -16,9 +16,11 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from sta_kernels.errors import InputError, warn_caller
 from sta_kernels.kernels.buffers import MEASURES, torch_dtype
 from sta_kernels.methods.statistics import Summary
-from sta_kernels.taylor.arithmetic import accumulate, finish
+from sta_kernels.taylor.arithmetic import dense, finish
 from sta_kernels.taylor.passes import BackwardPasses
+from sta_kernels.taylor.pending import PendingGradients
 from sta_kernels.taylor.result import Importance, digest_of
+from sta_kernels.taylor.sharded import is_sharded, local, problem, reduced, zeros
 
 ACCUMULATOR_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -30,6 +32,7 @@ class _Watched:
     name: str
     param: nn.Parameter
     total: Tensor
+    shard: Tensor  # what of the total this process holds
     version: int = 0
 
 
@@ -55,25 +58,31 @@ class TaylorImportance:
 
     Inside the block the model is in eval mode (dropout off, running statistics untouched; call ``train()`` on a module
     whose backward needs it), and ``.grad`` is freed as soon as a parameter's gradient is complete, so that the peak is
-    the model, one accumulator and one layer's gradient. Leaving the block, also by an exception, removes the hooks and
-    puts back each module's mode and each earlier ``.grad``.
+    the model, one accumulator and one layer's gradient; small ones, 4 MiB at most, wait to be added up together.
+    Leaving the block, also by an exception, removes the hooks and puts back each module's mode and each earlier
+    ``.grad``.
 
     A tied parameter counts once, the gradients of all its uses summed before the absolute value, and appears under
     each of its names. A parameter that no sample reaches has importance 0; a frozen one is absent. ``amp`` reads no
     gradients, so its block may be empty.
+
+    Accumulators lie on the device of their parameters, and |g| is added there, on the stream of the backward pass. Of a
+    DTensor parameter (FSDP2, tensor parallelism) each process accumulates its own shard, and the importance is a
+    DTensor too; every process must run the same samples, enter and leave the block, and call ``save``, which writes in
+    the first one. A gradient whose parts lie in several processes is summed before the absolute value.
 
     Args:
         model: the fine-tuned model, θ; trainable parameters in float32, bfloat16, float16 or float64.
         measure: "lp", "amp" or "lp_amp".
         dtype: of accumulator and importance, float32 or bfloat16. A bfloat16 sum takes half the memory, but has 8 bits
             and no longer grows once it is some 256 times what is added.
-        device: of the accumulators; None keeps each beside its parameter, "cpu" offloads them.
+        device: of the accumulators; None keeps each beside its parameter, "cpu" offloads them (not those of DTensors).
 
     Raises:
         TypeError: the model is no ``torch.nn.Module``.
         InputError: an unknown measure or dtype. On entering: no trainable parameter, or one that no kernel reads
-            (complex, sharded, on the meta device). From the loop or on leaving: a pass inside another, a parameter that
-            changed, a gradient that another hook took away. After any of these the model is as it was found.
+            (complex, quantised, on the meta device). From the loop or on leaving: a pass inside another, a parameter
+            that changed, a gradient that another hook took away. After any of these the model is as it was found.
 
     Numerics:
         S = RN(S + |g_j|) in sample order, then RN(|θ|·S), and for lp_amp RN(that · RN(θ·θ)), all in float32. Other
@@ -98,7 +107,8 @@ class TaylorImportance:
         self.measure = measure
         self._dtype = dtype
         self._device = None if device is None else torch.device(device)
-        self._passes = BackwardPasses()
+        self._pending = PendingGradients()
+        self._passes = BackwardPasses(self._pending.flush)
         self._watched: dict[str, _Watched] = {}
         self._undo: ExitStack | None = None
         self._result: Importance | None = None
@@ -135,7 +145,8 @@ class TaylorImportance:
     def __enter__(self) -> TaylorImportance:
         if self._undo is not None:
             raise InputError("this TaylorImportance is already in use; make another one")
-        self._passes = BackwardPasses()
+        self._pending = PendingGradients()
+        self._passes = BackwardPasses(self._pending.flush)
         self._result = None
         watched = self._watch()  # allocates, hence may fail: before the model is touched
         with ExitStack() as undo:
@@ -171,9 +182,9 @@ class TaylorImportance:
             if not param.requires_grad:
                 continue
             if param not in items:
-                _check_readable(name, param)
-                total = torch.zeros(param.shape, dtype=self._dtype, device=self._device or param.device)
-                items[param] = _Watched(name, param, total)
+                _check_readable(name, param, self._device)
+                total = zeros(param, self._dtype, self._device)
+                items[param] = _Watched(name, param, total, local(total))
             watched[name] = items[param]
         if not watched:
             raise InputError("the model has no trainable parameter; importance is taken where requires_grad is True")
@@ -189,7 +200,7 @@ class TaylorImportance:
                     "TaylorImportance, and no optimizer that steps inside backward, on the model"
                 )
             else:
-                accumulate(item.total, grad)
+                self._pending.add(item.shard, dense(reduced(item.name, param, grad)))
 
         return take_gradient
 
@@ -213,11 +224,14 @@ class TaylorImportance:
         )
 
 
-def _check_readable(name: str, param: nn.Parameter) -> None:
-    if is_traceable_wrapper_subclass(param):
+def _check_readable(name: str, param: nn.Parameter, device: torch.device | None) -> None:
+    if is_sharded(param):
+        if (reason := problem(param, device)) is not None:
+            raise InputError(f"the parameter {name} {reason}")
+    elif is_traceable_wrapper_subclass(param):
         raise InputError(
-            f"the parameter {name} is a {type(param).__name__}, whose elements lie elsewhere (sharded or quantised); "
-            "gather the model into plain tensors first"
+            f"the parameter {name} is a {type(param).__name__}, whose elements lie elsewhere (quantised, say); turn "
+            "the model into plain tensors first"
         )
     if param.is_meta:
         raise InputError(f"the parameter {name} is on the meta device and has no elements; load the model first")

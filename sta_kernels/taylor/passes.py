@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import torch
 
@@ -26,10 +27,14 @@ class BackwardPasses:
     callback closes and counts it. A pass that ends while autograd still evaluates a node of another one was nested in
     it; a pass that starts while one is open overlaps. Both are refused, and stay refused: what was accumulated since
     cannot be undone.
+
+    Args:
+        on_end: called at the end of each pass, before it is counted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_end: Callable[[], None]) -> None:
         self.count = 0
+        self._on_end = on_end
         self._open: int | None = None
         self._problem: str | None = None
         self._lock = threading.Lock()  # on several GPUs the hooks of one pass run in several threads
@@ -64,6 +69,7 @@ class BackwardPasses:
         if torch._C._current_autograd_node() is not None:
             self._problem = self._problem or _NESTED
         else:
+            self._on_end()
             self.count += 1
         self._open = None
         self._raise()

@@ -21,6 +21,7 @@ from sta_kernels.checkpoint.writer import ShardWriter, atomic_write
 from sta_kernels.errors import InputError, RunError
 from sta_kernels.kernels.buffers import Buffer, torch_dtype
 from sta_kernels.methods.statistics import Summary
+from sta_kernels.taylor.sharded import is_first, is_sharded, whole
 
 _SUFFIX = ".safetensors"
 
@@ -93,6 +94,11 @@ class Importance(Mapping[str, Tensor]):
         entries = [(name, code_of(torch_dtype(tensor.dtype)), tuple(tensor.shape)) for name, tensor in self.items()]
         shard_bytes = shard_size or max(sum(tensor.nbytes for tensor in self.values()), 1)
         layout = plan_shards(entries, shard_bytes, metadata.to_metadata(), stem=stem)
+        if any(is_sharded(tensor) and not is_first(tensor) for tensor in self.values()):
+            for shard in layout.shards:
+                for place in shard.tensors:
+                    whole(self[place.name])  # the part in the first process's gathering
+            return folder / (stem + _SUFFIX + (INDEX_SUFFIX if layout.index is not None else ""))
         single, index = folder / (stem + _SUFFIX), folder / (stem + _SUFFIX + INDEX_SUFFIX)
         with ExitStack() as unfinished:
             writers = []
@@ -134,11 +140,11 @@ def digest_of(parameters: Mapping[str, Tensor]) -> str:
 
 
 def _float32_pieces(tensor: Tensor) -> Iterator[np.ndarray[Any, Any]]:
-    flat = tensor.detach().reshape(-1)
+    flat = whole(tensor).reshape(-1)
     for piece in flat.split(BLOCK):
         yield piece.to("cpu", torch.float32).numpy()
 
 
 def _stored(tensor: Tensor) -> np.ndarray[Any, Any]:
     """The elements as a file holds them; bfloat16 as ``uint16``."""
-    return Buffer.from_torch(tensor.cpu()).numpy()
+    return Buffer.from_torch(whole(tensor).cpu()).numpy()
