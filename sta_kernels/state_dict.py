@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,9 @@ import torch
 from sta_kernels.checkpoint.names import state_dict_of, wrapping_prefix
 from sta_kernels.errors import InputError
 
+Tensors = Mapping[str, torch.Tensor]
+SERVED = ("cpu", "cuda")
+"""Kinds of device that some backend serves; CUDA and ROCm are one to torch."""
 _CODES = {
     torch.float32: "F32",
     torch.bfloat16: "BF16",
@@ -49,7 +52,7 @@ class StateDict:
         """Unwrap as files are unwrapped (:mod:`sta_kernels.checkpoint.names`), and check what is inside.
 
         Raises:
-            InputError: not a mapping of names to dense tensors in this computer's memory.
+            InputError: not a mapping of names to dense tensors on a device that is served.
         """
         given = state_dict_of(given, _is_tensor, label)
         for name, tensor in given.items():
@@ -96,13 +99,43 @@ def position(shape: tuple[int, ...], flat_index: int) -> list[int]:
     return index[::-1]
 
 
+def common_device(states: Sequence[StateDict]) -> torch.device:
+    """The one device of all tensors; the CPU where there are none.
+
+    Raises:
+        InputError: there are several; names the first entry that is elsewhere than the first of all.
+    """
+    device = None
+    for state in states:
+        for name, tensor in state.tensors.items():
+            device = device or tensor.device
+            if tensor.device != device:
+                raise InputError(
+                    f"{state.label}: {name!r} is on {tensor.device}, but {states[0].label} is on {device}; move one of "
+                    "them with .to()"
+                )
+    return device or torch.device("cpu")
+
+
+def equal(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> list[bool]:
+    """Whether the tensors of each pair are the same memory, or equal in shape and values; waits for a GPU once."""
+    answers: list[bool | torch.Tensor] = []
+    for one, other in pairs:
+        if one.shape != other.shape or (one.data_ptr() == other.data_ptr() and one.stride() == other.stride()):
+            answers.append(one.shape == other.shape)
+        else:
+            wider = torch.promote_types(one.dtype, other.dtype)
+            answers.append((one.to(wider) == other.to(wider)).all())
+    asked = [answer for answer in answers if isinstance(answer, torch.Tensor)]
+    told = iter(torch.stack(asked).tolist() if asked else ())
+    return [next(told) if isinstance(answer, torch.Tensor) else answer for answer in answers]
+
+
 def _check(label: str, name: str, tensor: Any) -> None:
     if not _is_tensor(tensor):
         raise InputError(f"{label}: expected tensors by name, but {name!r} is a {type(tensor).__name__}")
-    if tensor.device.type != "cpu":
-        raise InputError(
-            f"{label}: {name!r} is on {tensor.device}, and there is no GPU backend in this version; move it with .cpu()"
-        )
+    if tensor.device.type not in SERVED:
+        raise InputError(f"{label}: {name!r} is on {tensor.device}, which no kernel reads; move it with .cpu()")
     if tensor.layout != torch.strided:
         raise InputError(f"{label}: {name!r} has layout {tensor.layout}; convert it with .to_dense()")
 

@@ -37,7 +37,12 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("recipe", metavar="RECIPE.yaml", help="what to merge and how: mergekit's YAML, with STA's keys")
     result.add_argument("out", metavar="OUT", help="folder for the result")
-    result.add_argument("--device", default="auto", help="auto or cpu; this version has no GPU backend (default: auto)")
+    result.add_argument(
+        "--device",
+        default="auto",
+        help="cpu, cuda or cuda:N, interpret (Triton's interpreter: slow, a proof), or auto: the CPU, since files are "
+        "read into main memory; the same bits on all, and a merge may be continued on another (default: auto)",
+    )
     result.add_argument("--threads", type=_positive, metavar="N", help="worker threads (default: one per processor)")
     result.add_argument(
         "--max-memory", metavar="SIZE", help="bound of the process, such as 512MB (default: 2 GiB or a quarter of RAM)"

@@ -36,6 +36,8 @@ def plan(summary: Mapping[str, Any], out: str) -> str:
         ("write", size(summary["bytes_written"])),
         ("disk", f"{size(summary['disk'])} at the most"),
         ("memory", f"{size(summary['peak_memory'])} at the most, of {size(summary['max_memory'])} allowed"),
+        ("device", f"{_device(summary)}: {summary['reason']}"),
+        *([("", f"{size(summary['device_memory'])} of its memory")] if summary["device_memory"] else []),
         ("threads", str(summary["threads"])),
     ]
     rows += [("note", note) for note in summary["notes"]]
@@ -51,7 +53,7 @@ def result(summary: Mapping[str, Any], models: Sequence[str], out: str, seconds:
         ("merged", f"{_count(summary['tensors_merged'], 'tensor')} ({elements:,} elements), "
                    f"{summary['tensors_copied']:,} copied"),
         ("written", f"{size(summary['bytes_written'])} in {_count(summary['files'], 'file')} to {out}, "
-                    f"{seconds:.1f} s"),
+                    f"{seconds:.1f} s, on {_device(summary)}"),
     ]  # fmt: skip
     if summary["kept_bytes"]:
         rows.append(("continued", f"{size(summary['kept_bytes'])} taken over from the run that was stopped"))
@@ -61,6 +63,10 @@ def result(summary: Mapping[str, Any], models: Sequence[str], out: str, seconds:
     if summary["unrouted"]:
         rows.append(("none kept", f"at {summary['unrouted']:,} positions ({summary['unrouted'] / elements:.1%})"))
     return table(rows)
+
+
+def _device(summary: Mapping[str, Any]) -> str:
+    return f"{summary['device']} ({summary['backend']})"
 
 
 def _tensors(summary: Mapping[str, Any]) -> str:

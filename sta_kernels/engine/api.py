@@ -7,10 +7,12 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sta_kernels._version import __version__
+from sta_kernels.engine.devices import Kernels, open_kernels, place
 from sta_kernels.engine.digests import InputDigests
 from sta_kernels.engine.executor import Executor
 from sta_kernels.engine.inputs import Inputs
@@ -18,7 +20,7 @@ from sta_kernels.engine.jobs import Plan
 from sta_kernels.engine.journal import JOURNAL_NAME, Journal, Records, read_journal
 from sta_kernels.engine.lock import LOCK_NAME, locked
 from sta_kernels.engine.manifest import Manifest, read_manifest, tensor_records
-from sta_kernels.engine.memory import PAGE, parse_size
+from sta_kernels.engine.memory import PAGE, Arena, parse_size
 from sta_kernels.engine.model_card import model_card
 from sta_kernels.engine.output import (
     CARD_NAME,
@@ -37,12 +39,10 @@ from sta_kernels.engine.planning import make_plan
 from sta_kernels.engine.runs import Checks, JobRun
 from sta_kernels.engine.scheduler import run_activities
 from sta_kernels.errors import InputError
-from sta_kernels.kernels import default_threads, get_backend
-from sta_kernels.kernels.backend import Backend
+from sta_kernels.kernels import default_threads
 from sta_kernels.recipe import Recipe
 
 Progress = Callable[[str, int, int], None]
-_DEVICES = ("auto", "cpu")
 
 
 def merge_checkpoints(
@@ -61,14 +61,17 @@ def merge_checkpoints(
     """Merge the checkpoints of a recipe into a folder, in bounded memory.
 
     Tensors go through in tiles: read by position, merged, written, digested. A merge that was killed is continued by
-    the same call, to the same bits. Neither ``threads`` nor ``max_memory`` changes a bit.
+    the same call, to the same bits. None of ``device``, ``threads`` and ``max_memory`` changes a bit, and a merge that
+    was begun with some may be continued with others.
 
     Args:
         recipe: a recipe, the path of one, or its content as a mapping.
         out: folder for the result: safetensors, the template's side files, a model card, the recipe, and the manifest,
             which is written last. What already holds this very merge is left as it is.
-        device: ``auto`` or ``cpu``.
-        threads: workers; None is one per processor.
+        device: where the kernels run: ``cpu``; ``cuda`` or ``cuda:1``, to which tiles are copied; ``interpret``, in
+            Triton's interpreter on the CPU, slowly, as a proof; ``auto``, by where the bytes are: those of files pass
+            through main memory, so the CPU. The plan and the manifest say which, and why.
+        threads: workers, on a GPU with a stream each; None is one per processor.
         max_memory: bound on the anonymous memory of the whole process, in bytes or as ``256MB``; at least 192 MB. None
             is 2 GiB, or a quarter of the memory where that is less.
         out_shard_size: most bytes of tensors per output file.
@@ -84,12 +87,11 @@ def merge_checkpoints(
         InputError: a recipe, a checkpoint or an argument that cannot be merged as it stands; names file and tensor.
         RunError: the machine failed, or an input changed; the same call continues.
     """
-    if device not in _DEVICES:
-        raise InputError(f"device: {device!r} cannot serve; this version has no GPU backend: use auto or cpu")
     if threads is not None and threads < 1:
         raise InputError(f"threads: expected 1 or more, got {threads}")
     loaded = _load(recipe)
-    backend = get_backend()
+    placement = place(device)
+    kernels = open_kernels(placement)  # before the plan: what it loads takes memory
     with Inputs(loaded) as inputs:
         folder = Path(os.path.expanduser(out))
         _check_place(folder, inputs)
@@ -99,7 +101,7 @@ def merge_checkpoints(
             shard_bytes=parse_size(out_shard_size, "out_shard_size"),
             threads=threads or default_threads(),
             max_memory=max_memory,
-            backend=backend.name,
+            placement=placement,
             allow_nonfinite=allow_nonfinite,
         )
         if dry_run:
@@ -108,7 +110,7 @@ def merge_checkpoints(
             finished = None if overwrite else _finished(folder, plan)
             if finished is not None:
                 return finished
-            return _Merge(loaded, inputs, plan, folder, backend, allow_nonfinite, progress).run(overwrite)
+            return _Merge(loaded, inputs, plan, folder, kernels, allow_nonfinite, progress).run(overwrite)
 
 
 def _load(recipe: Recipe | str | os.PathLike[str] | Mapping[str, Any]) -> Recipe:
@@ -205,7 +207,7 @@ class _Merge:
         inputs: Inputs,
         plan: Plan,
         folder: Path,
-        backend: Backend,
+        kernels: Kernels,
         allow_nonfinite: bool,
         progress: Progress | None,
     ) -> None:
@@ -213,7 +215,7 @@ class _Merge:
         self._inputs = inputs
         self._plan = plan
         self._folder = folder
-        self._backend = backend
+        self._kernels = kernels
         self._allow_nonfinite = allow_nonfinite
         self._progress = progress
 
@@ -256,7 +258,7 @@ class _Merge:
         shards.write_headers()
         executor = Executor(
             method,
-            self._backend,
+            self._kernels.backend,
             self._inputs,
             shards,
             journal,
@@ -269,16 +271,17 @@ class _Merge:
         def unfinished() -> Iterator[JobRun]:
             """Made one by one, as their turn comes: accumulators take memory."""
             for i, job in enumerate(plan.jobs):
-                run = JobRun(i, job, method, budget.arena, shards.kept(i, job), executor.reduce, executor.finish)
+                run = JobRun(i, job, method, budget, shards.kept(i, job), executor.reduce, executor.finish)
                 runs.append(run)
                 if not run.finished:
                     yield run
 
-        run_activities(unfinished(), budget.threads, budget.arena, self._tick("merge", plan.bytes_read))
+        arena = partial(self._kernels.arena, budget.arena)
+        run_activities(unfinished(), budget.threads, arena, self._tick("merge", plan.bytes_read))
         unread = digests.incomplete()
         if unread:
             tick = self._tick("digest", sum(map(digests.length, unread)))
-            run_activities([Checks(unread, digests.complete)], budget.threads, PAGE, tick)
+            run_activities([Checks(unread, digests.complete)], budget.threads, partial(Arena, PAGE), tick)
         self._inputs.check_unchanged()
         tensors = tensor_records(method, ((run.job, run.counts) for run in runs if run.job.action == "merge"))
         notes = (*plan.notes, *executor.warned, *self._equal_models(executor.differing))
@@ -307,6 +310,7 @@ class _Merge:
             identity=plan.identity,
             method=plan.method,
             tier=plan.tier,
+            served_by=plan.placement.to_json(),
             recipe=self._recipe.text,
             inputs=inputs,
             files=files_written,

@@ -21,7 +21,7 @@ from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
 from sta_kernels.methods.base import Method, Operands
-from sta_kernels.methods.run import reduce_segment, source_of
+from sta_kernels.methods.run import Piece, reduce_pieces, source_of
 from sta_kernels.methods.statistics import Statistic
 
 _COMPARED = 1 << 18
@@ -124,9 +124,8 @@ class Executor:
         method, backend, operands = self._method, self._backend, tile.operands()
         results = run.results
         if run.whole:
-            results = reduce_segment(
-                run.statistics, operands, out.size, backend=backend, threads=1, summaries=job.summaries
-            )
+            piece = Piece(operands, out, job.summaries)
+            (results,) = reduce_pieces([run.statistics], [piece], backend=backend, threads=1)
         self._check_results(job, run.statistics, results)
         self._check_claims(run, tile)
         counts = np.zeros_like(run.counts)

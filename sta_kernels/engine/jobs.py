@@ -13,6 +13,7 @@ import xxhash
 from sta_kernels._version import __version__
 from sta_kernels.checkpoint.entry import BITS, KERNEL_DTYPES
 from sta_kernels.checkpoint.layout import Layout
+from sta_kernels.engine.devices import Placement
 from sta_kernels.engine.memory import Budget, page_align
 from sta_kernels.methods.base import Method, Settings
 from sta_kernels.methods.statistics import Statistic, Summary
@@ -202,7 +203,8 @@ class Plan:
         layout: output shards.
         side_files: (path, size, mtime in ns) of small files copied from the template: configuration, tokenizer and the
             like.
-        budget: memory and workers; it changes neither the bits nor the identity.
+        placement: device and kernels; they change neither the bits nor the identity.
+        budget: memory and workers; nor do they.
         notes: what the reader should know.
         tier: A, or B where a sum in a fixed order takes part.
         bytes_read: of all passes over all operands.
@@ -215,6 +217,7 @@ class Plan:
     jobs: tuple[Job, ...]
     layout: Layout
     side_files: tuple[tuple[str, int, int], ...]
+    placement: Placement
     budget: Budget
     notes: tuple[str, ...]
     tier: str
@@ -244,6 +247,7 @@ class Plan:
         merged = [job for job in self.jobs if job.action == "merge"]
         return {
             "method": self.method,
+            **self.placement.to_json(),
             "models": list(self.models),
             "tensors_merged": self.tensors("merge"),
             "tensors_converted": self.tensors("convert"),
@@ -255,6 +259,7 @@ class Plan:
             "disk": self.layout.size,
             "peak_memory": self.budget.peak,
             "max_memory": self.budget.limit,
+            "device_memory": self.budget.device,
             "threads": self.budget.threads,
             "tier": self.tier,
             "identity": self.identity,

@@ -13,7 +13,7 @@ from sta_kernels.engine.output import MANIFEST_NAME
 from sta_kernels.errors import InputError
 from sta_kernels.methods.base import Method
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Manifest:
         identity: of the plan: recipe, inputs and output layout.
         method: name of the method.
         tier: A: the same bits everywhere; B: by a fixed order of summation.
+        served_by: device, backend and reason, of the run that finished it; another would have given the same files.
         recipe: its text.
         inputs: per checkpoint: path, whether it is an importance, and its files with size, mtime and digest.
         files: per output file: size, digest, and for weights the digests of their 4 MiB blocks.
@@ -39,6 +40,7 @@ class Manifest:
     identity: str
     method: str
     tier: str
+    served_by: Mapping[str, str]
     recipe: str
     inputs: tuple[Mapping[str, Any], ...]
     files: Mapping[str, Mapping[str, Any]]
@@ -66,6 +68,7 @@ class Manifest:
         return {
             "method": self.method,
             "tier": self.tier,
+            **self.served_by,
             "tensors_merged": len(self.tensors),
             "tensors_copied": len(self.copied),
             "elements_merged": elements,

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,13 +19,7 @@ from sta_kernels.errors import InputError
 LEAST = 192_000_000
 """Smallest limit that is accepted, in bytes."""
 PAGE = 4096
-TILE_SET = 4 << 20
-"""Bytes of all operands and the output of one tile: what stays in a core's share of the last cache levels."""
-LARGEST_ARENA = 96 << 20
-"""Most bytes per worker; a segment whose operands fit is read once even where its statistics come first."""
-LEAST_ARENA = 6 << 20
 _RESERVE = 24 << 20
-_RESERVE_PER_WORKER = {"native": 1 << 20, "reference": 24 << 20}
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", re.IGNORECASE)
 
@@ -82,6 +77,43 @@ def _physical_bytes() -> int:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """How the buffers of a merge are cut, for one kind of kernels.
+
+    Attributes:
+        tile: bytes of all operands and the output of one tile.
+        arena: most bytes per worker; a segment whose operands fit is read once even where its statistics come first.
+        least: bytes per worker without which a merge is refused.
+        reserve: bytes in main memory that the kernels hold per worker, besides its buffers.
+        in_main_memory: times that a worker's buffers are in main memory.
+        on_device: times that they are on the device.
+    """
+
+    tile: int
+    arena: int
+    least: int
+    reserve: int
+    in_main_memory: int = 1
+    on_device: int = 0
+
+    @property
+    def staged(self) -> bool:
+        """Whether kernels work on a copy of the buffers."""
+        return self.in_main_memory + self.on_device > 1
+
+
+SIZES = {
+    # A tile stays in a core's share of the last cache levels.
+    "native": Sizes(tile=4 << 20, arena=96 << 20, least=6 << 20, reserve=1 << 20),
+    "reference": Sizes(tile=4 << 20, arena=96 << 20, least=6 << 20, reserve=24 << 20),
+    # Tens of megabytes: an operand's copy takes far longer than it costs to start it, and a tile longer than its calls.
+    "cuda": Sizes(tile=32 << 20, arena=128 << 20, least=8 << 20, reserve=2 << 20, on_device=1),
+    "interpret": Sizes(tile=4 << 20, arena=128 << 20, least=8 << 20, reserve=24 << 20, in_main_memory=2),
+}
+"""By the kernels' name, or the device that Triton's work on."""
+
+
+@dataclass(frozen=True)
 class Budget:
     """What a merge may hold.
 
@@ -89,56 +121,98 @@ class Budget:
         limit: anonymous bytes of the whole process.
         baseline: held before the first buffer.
         threads: workers.
+        tile: bytes of a tile's operands and output, unless one needs more.
         arena: bytes of each worker's buffers.
-        peak: bytes that the merge is expected to stay under.
+        peak: bytes in main memory that the merge is expected to stay under.
+        device: bytes of the workers' buffers on the device, if it has memory of its own.
     """
 
     limit: int
     baseline: int
     threads: int
+    tile: int
     arena: int
     peak: int
+    device: int = 0
 
     @classmethod
-    def plan(cls, max_memory: int | str | None, threads: int, backend: str, segment_bytes: Iterable[int]) -> Budget:
+    def plan(
+        cls,
+        max_memory: int | str | None,
+        threads: int,
+        kind: str,
+        segment_bytes: Iterable[int],
+        device_free: int | None = None,
+    ) -> Budget:
         """Divide what is left of the limit among the workers.
 
         Args:
             max_memory: limit; None for :func:`default_limit`, which, unlike a limit that was asked for, gives way where
                 the process already holds more.
             threads: workers wanted; fewer where their buffers would not fit.
-            backend: name of the kernels, some of which hold temporaries.
+            kind: key of :data:`SIZES`.
             segment_bytes: operands and output of every segment that would gain from being read whole.
+            device_free: bytes that are free on a device with memory of its own; half of them may be taken.
 
         Raises:
-            InputError: less than the least limit, or than this process holds already.
+            InputError: less than the least limit, or than this process holds already; a device that is full.
         """
+        sizes = SIZES[kind]
         baseline = anonymous_bytes()
-        overhead = _RESERVE_PER_WORKER.get(backend, 1 << 20)
+        least = sizes.reserve + sizes.in_main_memory * sizes.least
         if max_memory is None:
-            limit = max(default_limit(), baseline + _RESERVE + overhead + LEAST_ARENA)
+            limit = max(default_limit(), baseline + _RESERVE + least)
         else:
             limit = parse_size(max_memory, "max_memory")
             if limit < LEAST:
                 raise InputError(f"max_memory: {limit:,} bytes is too little; at least {LEAST:,} are needed")
         free = limit - baseline - _RESERVE
-        workers = min(threads, free // (overhead + LEAST_ARENA))
+        workers = min(threads, free // least)
         if workers < 1:
             raise InputError(
                 f"max_memory: this process holds {baseline:,} bytes already; "
-                f"give it at least {baseline + _RESERVE + overhead + LEAST_ARENA:,}"
+                f"give it at least {baseline + _RESERVE + least:,}"
             )
-        largest = max(segment_bytes, default=0)
-        arena = min(free // workers - overhead, LARGEST_ARENA, max(largest, TILE_SET + (1 << 20), LEAST_ARENA))
+        most = sizes.arena
+        if device_free is not None:
+            workers = min(workers, device_free // 2 // sizes.least)
+            if workers < 1:
+                raise InputError(f"device: only {device_free:,} bytes are free on it; {2 * sizes.least:,} are needed")
+            most = min(most, device_free // 2 // workers)
+        most = min(most, (free // workers - sizes.reserve) // sizes.in_main_memory)
+        wanted = max(max(segment_bytes, default=0), sizes.tile + (1 << 20), sizes.least)
+        arena = _power_of_two(wanted, most) if sizes.staged else min(wanted, most)
         arena -= arena % PAGE
-        return cls(limit, baseline, workers, arena, baseline + _RESERVE + workers * (overhead + arena))
+        held = baseline + _RESERVE + workers * (sizes.reserve + sizes.in_main_memory * arena)
+        return cls(limit, baseline, workers, sizes.tile, arena, held, workers * sizes.on_device * arena)
+
+
+def _power_of_two(wanted: int, most: int) -> int:
+    """At least what is wanted, unless that is too much: pinned memory comes in powers of two."""
+    return min(1 << (wanted - 1).bit_length(), 1 << (most.bit_length() - 1))
+
+
+class Workspace(Protocol):
+    """Memory of one worker that kernels see through a copy of it."""
+
+    memory: Any
+    """Its bytes, writable, by the buffer protocol."""
+
+    def reset(self) -> None:
+        """Nothing that was copied is valid any more."""
 
 
 class Arena:
-    """One worker's memory: anonymous, page-aligned, handed out piece by piece and reused from task to task."""
+    """One worker's memory, handed out by whole pages, and reused from task to task.
 
-    def __init__(self, size: int) -> None:
-        self._memory = _private_pages(size)
+    Args:
+        size: bytes of anonymous memory.
+        workspace: whose memory it is instead.
+    """
+
+    def __init__(self, size: int, workspace: Workspace | None = None) -> None:
+        self._workspace = workspace
+        self._memory = _private_pages(size) if workspace is None else workspace.memory
         self._view = memoryview(self._memory)
         self._address = np.frombuffer(self._memory, np.uint8).ctypes.data
         self._used = 0
@@ -146,9 +220,11 @@ class Arena:
     def reset(self) -> None:
         """Take everything back."""
         self._used = 0
+        if self._workspace is not None:
+            self._workspace.reset()
 
     def take(self, size: int) -> tuple[memoryview, int]:
-        """A page-aligned piece of ``size`` bytes: its bytes, and its address."""
+        """A piece of ``size`` bytes: its bytes, and its address, which is as aligned as the memory, up to a page."""
         start = self._used
         self._used = start + page_align(size)
         if self._used > len(self._view):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sta_kernels.checkpoint.writer import temporary_name
 from sta_kernels.engine.blocks import BlockDigests
 from sta_kernels.engine.jobs import Job, Plan
 from sta_kernels.engine.journal import Journal, Records
-from sta_kernels.engine.memory import PAGE
+from sta_kernels.engine.memory import PAGE, Arena
 from sta_kernels.engine.runs import Checks
 from sta_kernels.engine.scheduler import run_activities
 
@@ -79,7 +80,7 @@ class Shards:
             return blocks.length(index)
 
         if claimed:
-            run_activities([Checks(claimed, check)], threads, PAGE)
+            run_activities([Checks(claimed, check)], threads, partial(Arena, PAGE))
         for i, writer in enumerate(self._writers):
             self._digests.append(BlockDigests(writer.size, self._reader(i), self._on_block(i), self._proved[i]))
         return sum(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sta_kernels.checkpoint import TensorEntry, plan_shards
+from sta_kernels.engine.devices import Placement
 from sta_kernels.engine.inputs import Inputs
 from sta_kernels.engine.jobs import Job, Operand, Plan
 from sta_kernels.engine.memory import Budget
@@ -33,7 +34,7 @@ def make_plan(
     shard_bytes: int,
     threads: int,
     max_memory: int | str | None,
-    backend: str,
+    placement: Placement,
     allow_nonfinite: bool = False,
 ) -> Plan:
     """Decide what is done with every tensor.
@@ -44,7 +45,7 @@ def make_plan(
         shard_bytes: most tensor bytes per output file.
         threads: workers wanted.
         max_memory: limit, or None for the default.
-        backend: name of the kernels.
+        placement: device and kernels.
         allow_nonfinite: merge NaN and infinity.
 
     Raises:
@@ -68,7 +69,8 @@ def make_plan(
     placed.sort(key=lambda job: (job.shard, job.offset))
     method = recipe.method
     needing = [job for job in placed if _unknown(job, method)]
-    budget = Budget.plan(max_memory, threads, backend, (job.memory(job.size) for job in needing))
+    segment_bytes = (job.memory(job.size) for job in needing)
+    budget = Budget.plan(max_memory, threads, placement.kind, segment_bytes, placement.free)
     for job in placed:
         check_tile(job, budget)
     extra = sum(_statistics_bytes(job, method) for job in needing if job.memory(job.size) > budget.arena)
@@ -81,6 +83,7 @@ def make_plan(
         jobs=tuple(placed),
         layout=layout,
         side_files=tuple(_fingerprint(file) for file in template.side_files()),
+        placement=placement,
         budget=budget,
         notes=(*recipe.notes, *planner.notes),
         tier="B" if sums else "A",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sta_kernels.engine.jobs import Job, Operand
-from sta_kernels.engine.memory import PAGE, TILE_SET, Arena
+from sta_kernels.engine.memory import PAGE, Arena, Budget
 from sta_kernels.engine.planning import TILE_STEP
 from sta_kernels.methods.base import Method
 from sta_kernels.methods.statistics import Accumulator, Statistic, Summary
@@ -28,7 +28,7 @@ class JobRun:
         index: of the job in the plan.
         job: to be done.
         method: of the plan.
-        arena_bytes: of each worker.
+        budget: of the merge.
         done: ranges that an earlier run has written, and what was counted there.
         reduce: takes one tile into the accumulators; returns the bytes it read.
         finish: writes one tile.
@@ -39,7 +39,7 @@ class JobRun:
         index: int,
         job: Job,
         method: Method,
-        arena_bytes: int,
+        budget: Budget,
         done: Iterable[tuple[int, int, tuple[int, ...]]],
         reduce: Perform,
         finish: Perform,
@@ -55,12 +55,12 @@ class JobRun:
         self.models = job.of_role("model")
         self._reduce = reduce
         self._finish = finish
-        self._arena_bytes = arena_bytes
+        self._tile_bytes = min(budget.tile, budget.arena)
         for statistic, known in job.statistics(method):
             self.statistics.append(statistic)
             self.results.append(known)
         unknown = [i for i, result in enumerate(self.results) if result is None]
-        self.whole = bool(unknown) and job.memory(job.size) <= arena_bytes
+        self.whole = bool(unknown) and job.memory(job.size) <= budget.arena
         self._remaining = self._what_remains(list(done))
         self.finished = not self._remaining
         if not (self.whole or self.finished):
@@ -89,10 +89,10 @@ class JobRun:
         job = self.job
         if self.pending:
             self.operands = job.reduced_by(self.statistics[i] for i in self.pending)
-            self._tiles = tiles([(0, job.size)], tile_units(job, self.operands, 0, self._arena_bytes))
+            self._tiles = tiles([(0, job.size)], tile_units(job, self.operands, 0, self._tile_bytes))
         else:
             self.operands = list(job.distinct())
-            step = job.size if self.whole else tile_units(job, self.operands, job.out_unit, self._arena_bytes)
+            step = job.size if self.whole else tile_units(job, self.operands, job.out_unit, self._tile_bytes)
             self._tiles = tiles(self._remaining, step)
         self._next = next(self._tiles, None)
 
@@ -124,10 +124,10 @@ class JobRun:
         return False
 
 
-def tile_units(job: Job, operands: Iterable[Operand], out_unit: int, arena_bytes: int) -> int:
-    """Units of a tile that stays in cache, and in a worker's memory: a multiple of 4,096, and at least that."""
+def tile_units(job: Job, operands: Iterable[Operand], out_unit: int, tile_bytes: int) -> int:
+    """Units of a tile of so many bytes: a multiple of 4,096, and at least that."""
     pieces = [*map(job.unit, operands), *([out_unit] if out_unit else [])]
-    limit = min(arena_bytes, TILE_SET) - PAGE * len(pieces)
+    limit = tile_bytes - PAGE * len(pieces)
     return max(limit // sum(pieces) // TILE_STEP, 1) * TILE_STEP
 
 

@@ -76,7 +76,10 @@ _TICK_SECONDS = 0.1
 
 
 def run_activities(
-    activities: Iterable[Activity], threads: int, arena_bytes: int, tick: Callable[[int], None] | None = None
+    activities: Iterable[Activity],
+    threads: int,
+    make_arena: Callable[[], Arena],
+    tick: Callable[[int], None] | None = None,
 ) -> None:
     """Run all activities to their end on so many threads.
 
@@ -86,14 +89,14 @@ def run_activities(
     Args:
         activities: in order.
         threads: workers.
-        arena_bytes: memory of each.
+        make_arena: gives each its memory; called on its thread.
         tick: called now and then, and at the end, with the bytes that were read so far.
     """
     scheduler = Scheduler(activities)
 
     def work() -> None:
         try:
-            arena = Arena(arena_bytes)
+            arena = make_arena()
             while (taken := scheduler.take()) is not None:
                 activity, task = taken
                 arena.reset()

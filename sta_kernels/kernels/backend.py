@@ -24,12 +24,14 @@ class Backend(Protocol):
     """The kernels of one backend."""
 
     name: str
+    batched: bool
+    """Whether one call on the operands of a whole model costs far less than one call per tensor."""
 
     def grouped(self) -> AbstractContextManager[None]:
-        """Within it, calls of ``sta_merge`` and ``weighted_sum`` may be held back until its end.
+        """Within it, calls that write tensors may be held back until its end (``taylor_finish`` excepted).
 
-        A backend that pays for each launch makes few of many calls. Operands must stay as they are until the end, and
-        outputs and counters are valid then only.
+        A backend that pays for each launch makes few of many calls. Operands must stay as they are until the end,
+        outputs and counters are valid then only, and no call may read or write what another one writes.
         """
 
     def sta_merge(
@@ -101,6 +103,9 @@ class Backend(Protocol):
 
     def order_statistic(self, source: ImportanceSource, k: int, *, threads: int) -> float:
         """Exact k-th smallest (1-based) of float32 importances; −0 before +0, NaN last."""
+
+    def order_statistics(self, sources: Sequence[ImportanceSource], ks: Sequence[int], *, threads: int) -> list[float]:
+        """:meth:`order_statistic` of many importances."""
 
     def order_statistic_exact(self, x: Buffer, k: int, *, threads: int) -> float:
         """Exact k-th smallest in the buffer's own dtype (float64 is not narrowed)."""

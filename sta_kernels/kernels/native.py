@@ -98,6 +98,7 @@ class NativeBackend:
     """
 
     name = "native"
+    batched = False
 
     def __init__(self, isa: str | None = None, tile: int | None = None, streaming_bytes: int | None = None) -> None:
         self._core = load_core()
@@ -212,6 +213,10 @@ class NativeBackend:
     def order_statistic(self, source: ImportanceSource, k: int, *, threads: int) -> float:
         """See :class:`sta_kernels.kernels.backend.Backend`."""
         return self._select(source, k, 0, threads)
+
+    def order_statistics(self, sources: Sequence[ImportanceSource], ks: Sequence[int], *, threads: int) -> list[float]:
+        """One by one: see :meth:`Backend.order_statistics`."""
+        return [self.order_statistic(source, k, threads=threads) for source, k in zip(sources, ks, strict=True)]
 
     def order_statistic_exact(self, x: Buffer, k: int, *, threads: int) -> float:
         """See :class:`sta_kernels.kernels.backend.Backend`."""

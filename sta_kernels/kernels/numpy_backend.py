@@ -42,6 +42,7 @@ class NumpyBackend:
     """
 
     name = "reference"
+    batched = False
 
     def grouped(self) -> AbstractContextManager[None]:
         """Nothing to gain: see :meth:`Backend.grouped`."""
@@ -153,6 +154,10 @@ class NumpyBackend:
             return (order.keys_exact(read(part)) for part in _parts(source.size, 1))
 
         return order.value_of_key_exact(order.select_key_exact(keys, 32, k))
+
+    def order_statistics(self, sources: Sequence[ImportanceSource], ks: Sequence[int], *, threads: int) -> list[float]:
+        """One by one: see :meth:`Backend.order_statistics`."""
+        return [self.order_statistic(source, k, threads=threads) for source, k in zip(sources, ks, strict=True)]
 
     @ieee_arithmetic()
     def order_statistic_exact(self, x: Buffer, k: int, *, threads: int) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -71,6 +72,12 @@ class Statistic(Protocol):
     def accumulator(self, n_elements: int) -> Accumulator:
         """A fresh accumulator for a segment."""
 
+    @staticmethod
+    def of_segments(
+        statistics: Sequence[Any], sources: Sequence[ImportanceSource], backend: Backend, threads: int
+    ) -> list[Any]:
+        """Results of statistics of this kind and one measure, each over a segment that is in memory, in one call."""
+
 
 @dataclass(frozen=True)
 class Range:
@@ -89,6 +96,16 @@ class Range:
         """A fresh accumulator."""
         return _RangeAccumulator()
 
+    @staticmethod
+    @ieee_arithmetic()
+    def of_segments(
+        statistics: Sequence[Range], sources: Sequence[ImportanceSource], backend: Backend, threads: int
+    ) -> list[tuple[float, float]]:
+        """(min, max) of each importance."""
+        ends = _nothing(len(sources))
+        backend.ranges(sources, ends, None, threads=threads)
+        return [(float(low), float(high)) for low, high in ends]
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -106,6 +123,16 @@ class Mean:
     def accumulator(self, n_elements: int) -> Accumulator:
         """A fresh accumulator."""
         return _MeanAccumulator(n_elements)
+
+    @staticmethod
+    @ieee_arithmetic()
+    def of_segments(
+        statistics: Sequence[Mean], sources: Sequence[ImportanceSource], backend: Backend, threads: int
+    ) -> list[float]:
+        """Mean of each importance."""
+        leaves = [np.zeros(-(-source.size // LEAF), np.float64) for source in sources]
+        backend.ranges(sources, _nothing(len(sources)), leaves, threads=threads)
+        return [_mean(backend, sums, source.size) for sums, source in zip(leaves, sources, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -126,16 +153,41 @@ class OrderStatistic:
         """A fresh accumulator."""
         return _SelectAccumulator(self.k)
 
+    @staticmethod
+    @ieee_arithmetic()
+    def of_segments(
+        statistics: Sequence[OrderStatistic], sources: Sequence[ImportanceSource], backend: Backend, threads: int
+    ) -> list[float]:
+        """k-th smallest of each importance."""
+        results = [math.nan] * len(sources)
+        ranked = [i for i, statistic in enumerate(statistics) if statistic.k <= sources[i].size]
+        if ranked:
+            found = backend.order_statistics(
+                [sources[i] for i in ranked], [statistics[i].k for i in ranked], threads=threads
+            )
+            for i, value in zip(ranked, found, strict=True):
+                results[i] = value
+        return results
+
+
+def _nothing(count: int) -> np.ndarray[Any, Any]:
+    """Ranges of nothing, to be folded into."""
+    return np.tile(np.array((np.inf, -np.inf), np.float32), (count, 1))
+
+
+def _mean(backend: Backend, leaves: np.ndarray[Any, Any], count: int) -> float:
+    return float(np.float32(backend.fold(leaves) / count)) if count else 0.0
+
 
 class _RangeAccumulator:
     def __init__(self) -> None:
-        self._minmax = np.array([[np.inf, -np.inf]], np.float32)
+        self._minmax = _nothing(1)
         self._lock = threading.Lock()
         self.result: tuple[float, float] = (np.nan, np.nan)
 
     @ieee_arithmetic()
     def update(self, backend: Backend, source: ImportanceSource, offset: int, *, threads: int) -> None:
-        tile = np.array([[np.inf, -np.inf]], np.float32)
+        tile = _nothing(1)
         backend.ranges([source], tile, None, threads=threads)
         low, high = tile[0]
         with self._lock:
@@ -163,13 +215,13 @@ class _MeanAccumulator:
     def update(self, backend: Backend, source: ImportanceSource, offset: int, *, threads: int) -> None:
         first = offset // LEAF
         leaves = self._leaves[first : first + -(-source.size // LEAF)]
-        backend.ranges([source], np.array([[np.inf, -np.inf]], np.float32), [leaves], threads=threads)
+        backend.ranges([source], _nothing(1), [leaves], threads=threads)
         self._backend = backend
 
     @ieee_arithmetic()
     def end_of_pass(self) -> bool:
-        if self._backend is not None and self._count:
-            self.result = float(np.float32(self._backend.fold(self._leaves) / self._count))
+        if self._backend is not None:
+            self.result = _mean(self._backend, self._leaves, self._count)
         return True
 
 

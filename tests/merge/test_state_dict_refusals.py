@@ -27,7 +27,7 @@ def refused(message: str, *arguments: Any, **options: Any) -> None:
         ({"w": W.t()}, "finetuned[1]: 'w' has shape [3, 2], base has [2, 3]"),
         ({"w": W.int()}, "finetuned[1]: 'w' is I32, which no kernel reads"),
         ({"w": W.to(torch.float8_e4m3fn)}, "finetuned[1]: 'w' is torch.float8_e4m3fn, which no kernel reads"),
-        ({"w": W.to("meta")}, "finetuned[1]: 'w' is on meta, and there is no GPU backend in this version"),
+        ({"w": W.to("meta")}, "finetuned[1]: 'w' is on meta, which no kernel reads; move it with .cpu()"),
         ({"w": W.to_sparse()}, "finetuned[1]: 'w' has layout torch.sparse_coo"),
         ({"w": W, "v": W * 2}, "finetuned[1]: 'v' is not in base; exclude it"),
         ({"w": W, "epoch": 3}, "finetuned[1]: expected tensors by name, but 'epoch' is a int"),

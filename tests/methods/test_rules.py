@@ -12,7 +12,7 @@ from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.kernels.numpy_backend import NumpyBackend
 from sta_kernels.methods.base import Operands
 from sta_kernels.methods.linear import divisor
-from sta_kernels.methods.run import merge_segment
+from sta_kernels.methods.run import Piece, merge_pieces
 from sta_kernels.methods.statistics import Mean, OrderStatistic, Range, Summary
 
 BACKEND = NumpyBackend()
@@ -38,9 +38,8 @@ def run(
     )
     out = np.full(len(models[0]), np.nan, np.float32)
     settings = methods.resolve(method, len(models), **parameters)
-    counts = merge_segment(
-        method, operands, settings, Buffer.from_numpy(out), backend=BACKEND, threads=1, summaries=summaries
-    )
+    piece = Piece(operands, Buffer.from_numpy(out), tuple(summaries))
+    (counts,) = merge_pieces(method, [piece], settings, backend=BACKEND, threads=1)
     return out.tolist(), counts.tolist()
 
 

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
-from sta_kernels.kernels.reference.statistics import range_exact
+from sta_kernels.kernels.buffers import Buffer, ImportanceSource
+from sta_kernels.kernels.reference.statistics import fold_exact, range_exact
 from sta_kernels.kernels.triton import tables
-from sta_kernels.kernels.triton.leaf_sums import launch_fold, launch_ranges_and_leaf_sums
+from sta_kernels.kernels.triton.flat import Flat
+from sta_kernels.kernels.triton.leaf_sums import launch_ranges_and_leaf_sums
 from sta_kernels.kernels.triton.order_statistic import (
     launch_histogram,
     launch_order_statistic,
@@ -42,6 +43,15 @@ class _Merge:
     counts: np.ndarray[Any, Any] | None
 
 
+@dataclass(frozen=True)
+class _Forget:
+    """One queued call of ``sta_forget``."""
+
+    segment: ForgetSegment
+    threshold: float
+    counts: np.ndarray[Any, Any] | None
+
+
 class TritonBackend:
     """Every kernel on one GPU, or on main memory in Triton's interpreter.
 
@@ -54,6 +64,7 @@ class TritonBackend:
     """
 
     name = "triton"
+    batched = True
 
     def __init__(self, device: str) -> None:
         self.device = torch.device(device)
@@ -61,7 +72,7 @@ class TritonBackend:
 
     @contextmanager
     def grouped(self) -> Iterator[None]:
-        """Hold back calls of ``sta_merge`` and ``weighted_sum`` until the end, and launch those alike together.
+        """Hold back calls that write tensors until the end, and launch those alike together.
 
         Operands must stay as they are until then, and outputs and counters are written then.
         """
@@ -126,7 +137,7 @@ class TritonBackend:
         threads: int,
     ) -> None:
         """Fold ranges into ``minmax`` and set ``leaves``: see :meth:`Backend.ranges`."""
-        with self.launching(), _Flat() as flat:
+        with self.launching(), Flat() as flat:
             packed = [flat.source(source) for source in sources]
             if leaves is None:
                 found = launch_ranges(self.device, packed)
@@ -138,9 +149,7 @@ class TritonBackend:
 
     def fold(self, leaves: np.ndarray[Any, Any]) -> float:
         """Tier-B sum of leaf sums: see :meth:`Backend.fold`."""
-        with self.launching():
-            (there,) = tables.upload(self.device, np.ascontiguousarray(leaves, np.float64))
-            return float(launch_fold(self.device, [there])[0])
+        return fold_exact(leaves)  # they are in main memory, and few
 
     def histogram(
         self,
@@ -153,20 +162,25 @@ class TritonBackend:
         threads: int,
     ) -> None:
         """Add to ``counts`` the next digit after ``prefix``: see :meth:`Backend.histogram`."""
-        with self.launching(), _Flat() as flat:
+        with self.launching(), Flat() as flat:
             found = launch_histogram(self.device, flat.source(source), prefix, prefix_bits, digit_bits)
             counts += found.cpu().numpy().astype(np.uint64)
 
     def order_statistic(self, source: ImportanceSource, k: int, *, threads: int) -> float:
         """Exact k-th smallest float32 importance: see :meth:`Backend.order_statistic`."""
-        _check_rank(k, source.size)
-        with self.launching(), _Flat() as flat:
-            return float(launch_order_statistic(self.device, [flat.source(source)], [k])[0])
+        return self.order_statistics([source], [k], threads=threads)[0]
+
+    def order_statistics(self, sources: Sequence[ImportanceSource], ks: Sequence[int], *, threads: int) -> list[float]:
+        """Exact k-th smallest float32 importance of each tensor: see :meth:`Backend.order_statistics`."""
+        for source, k in zip(sources, ks, strict=True):
+            _check_rank(k, source.size)
+        with self.launching(), Flat() as flat:
+            return launch_order_statistic(self.device, [flat.source(source) for source in sources], ks).tolist()
 
     def order_statistic_exact(self, x: Buffer, k: int, *, threads: int) -> float:
         """Exact k-th smallest in the buffer's own dtype: see :meth:`Backend.order_statistic_exact`."""
         _check_rank(k, x.size)
-        with self.launching(), _Flat() as flat:
+        with self.launching(), Flat() as flat:
             return float(launch_order_statistic_exact(self.device, [flat.buffer(x)], [k])[0])
 
     def sta_forget(
@@ -184,28 +198,16 @@ class TritonBackend:
         threads: int,
     ) -> None:
         """``target − λ·(w·τ)`` above the threshold: see :meth:`Backend.sta_forget`."""
-        counts = _array_at(counts_address, ctypes.c_int64, 1) if counts_address else None
-        with self.launching(), _Flat() as flat:
-            stored = None if source.importance is None else flat.buffer(source.importance)
-            operands = [flat.buffer(buffer) for buffer in (target, base, finetuned)]
-            (thresholds,) = tables.upload(self.device, np.array([threshold], np.float32))
-            there = None if counts is None else torch.zeros(1, dtype=torch.int64, device=self.device)
-            launch_sta_forget(
-                self.device,
-                [ForgetSegment(*operands, stored, flat.result(out))],
-                thresholds=thresholds,
-                measure=source.measure,
-                weight=weight,
-                lambda_=lambda_,
-                counts=there,
-            )
-        if counts is not None and there is not None:
-            counts += there.cpu().numpy()
+        call = _Forget(
+            ForgetSegment(target, base, finetuned, source.importance, out),
+            threshold,
+            _array_at(counts_address, ctypes.c_int64, 1) if counts_address else None,
+        )
+        self._submit(call, self._forget, source.measure, weight, lambda_, counts_address != 0)
 
     def taylor_accumulate(self, total: Buffer, grad: Buffer, *, threads: int) -> None:
         """``total += |grad|`` in place: see :meth:`Backend.taylor_accumulate`."""
-        with self.launching(), _Flat() as flat:
-            launch_taylor_accumulate(self.device, [(flat.updated(total), flat.buffer(grad))])
+        self._submit((total, grad), self._accumulate)
 
     def taylor_finish(
         self,
@@ -219,7 +221,7 @@ class TritonBackend:
         threads: int,
     ) -> None:
         """Importance from accumulated gradients, its range and leaf sums: see :meth:`Backend.taylor_finish`."""
-        with self.launching(), _Flat() as flat:
+        with self.launching(), Flat() as flat:
             item = FinishItem(flat.buffer(total), flat.buffer(param), flat.result(out))
             found, sums = launch_taylor_finish(self.device, [item], measure=measure)
         _fold_ranges(found, minmax[None])
@@ -227,7 +229,7 @@ class TritonBackend:
 
     def first_nonfinite(self, buffers: Sequence[Buffer], *, threads: int = 1) -> tuple[int, int] | None:
         """First NaN or infinity, buffer by buffer: see :meth:`Backend.first_nonfinite`."""
-        with self.launching(), _Flat() as flat:
+        with self.launching(), Flat() as flat:
             found = launch_first_nonfinite(self.device, [flat.buffer(buffer) for buffer in buffers]).cpu()
         for i, index in enumerate(found.tolist()):
             if index >= 0:
@@ -253,7 +255,7 @@ class TritonBackend:
         counted: bool,
         calls: list[_Merge],
     ) -> None:
-        with _Flat() as flat:
+        with Flat() as flat:
             segments = [
                 replace(
                     call.segment,
@@ -282,12 +284,36 @@ class TritonBackend:
                 counts=counts,
             )
         if counts is not None:
-            for call, found in zip(calls, counts.cpu().numpy(), strict=True):
-                assert call.counts is not None
-                call.counts += found
+            _add_counts(calls, counts)
+
+    def _forget(self, measure: str, weight: float, lambda_: float, counted: bool, calls: list[_Forget]) -> None:
+        with Flat() as flat:
+            segments = [
+                ForgetSegment(
+                    flat.buffer(call.segment.target),
+                    flat.buffer(call.segment.base),
+                    flat.buffer(call.segment.finetuned),
+                    None if call.segment.importance is None else flat.buffer(call.segment.importance),
+                    flat.result(call.segment.out),
+                )
+                for call in calls
+            ]
+            (thresholds,) = tables.upload(self.device, np.array([call.threshold for call in calls], np.float32))
+            counts = torch.zeros((len(calls), 1), dtype=torch.int64, device=self.device) if counted else None
+            launch_sta_forget(
+                self.device,
+                segments,
+                thresholds=thresholds,
+                measure=measure,
+                weight=weight,
+                lambda_=lambda_,
+                counts=counts,
+            )
+        if counts is not None:
+            _add_counts(calls, counts)
 
     def _sum(self, weights: tuple[float, ...], divisor: float, lambda_: float, calls: list[SumSegment]) -> None:
-        with _Flat() as flat:
+        with Flat() as flat:
             segments = [
                 SumSegment(
                     None if call.base is None else flat.buffer(call.base),
@@ -298,6 +324,10 @@ class TritonBackend:
             ]
             launch_weighted_sum(self.device, segments, weights=weights, divisor=divisor, lambda_=lambda_)
 
+    def _accumulate(self, calls: list[tuple[Buffer, Buffer]]) -> None:
+        with Flat() as flat:
+            launch_taylor_accumulate(self.device, [(flat.updated(total), flat.buffer(grad)) for total, grad in calls])
+
     @contextmanager
     def launching(self) -> Iterator[None]:
         """On the right device; one at a time in the interpreter."""
@@ -305,70 +335,17 @@ class TritonBackend:
             yield
 
 
-class _Flat:
-    """Operands as the launchers take them: contiguous, and of one dtype where they must be."""
-
-    def __init__(self) -> None:
-        self._written: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def __enter__(self) -> _Flat:
-        return self
-
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if error is None:
-            for target, packed in self._written:
-                target.copy_(packed)
-
-    def buffer(self, buffer: Buffer) -> Buffer:
-        """The buffer, packed where it has strides."""
-        return buffer if buffer.strides is None else Buffer.from_torch(_tensor(buffer).contiguous())
-
-    def source(self, source: ImportanceSource) -> ImportanceSource:
-        """An importance whose operands are contiguous."""
-        return ImportanceSource(
-            source.measure,
-            None if source.importance is None else self.buffer(source.importance),
-            None if source.theta is None else self.buffer(source.theta),
-        )
-
-    def alike(self, buffers: Sequence[Buffer]) -> tuple[Buffer, ...]:
-        """Buffers of one dtype: float32 values of all where theirs differ."""
-        if len({buffer.dtype for buffer in buffers}) <= 1:
-            return tuple(map(self.buffer, buffers))
-        return tuple(Buffer.from_torch(_tensor(buffer).float().contiguous()) for buffer in buffers)
-
-    def result(self, buffer: Buffer) -> Buffer:
-        """Memory to write to, copied into the buffer at the end where that has strides."""
-        if buffer.strides is None:
-            return buffer
-        target = _tensor(buffer)
-        packed = torch.empty(target.shape, dtype=target.dtype, device=target.device)
-        self._written.append((target, packed))
-        return Buffer.from_torch(packed)
-
-    def updated(self, buffer: Buffer) -> Buffer:
-        """As :meth:`result`, with the values that the buffer has."""
-        if buffer.strides is None:
-            return buffer
-        target = _tensor(buffer)
-        packed = target.contiguous()
-        self._written.append((target, packed))
-        return Buffer.from_torch(packed)
-
-
-def _tensor(buffer: Buffer) -> torch.Tensor:
-    """The buffer as a tensor without a copy: the one it was made from, or a view of main memory."""
-    owner = buffer.owner
-    if isinstance(owner, torch.Tensor) and owner.data_ptr() == buffer.address and tuple(owner.shape) == buffer.shape:
-        return owner.detach()
-    array = torch.from_numpy(buffer.numpy())
-    return array.view(torch.bfloat16) if buffer.dtype is DType.BF16 else array
-
-
 def _fold_ranges(found: torch.Tensor, minmax: np.ndarray[Any, Any]) -> None:
     for i, ends in enumerate(found.cpu().numpy()):
         if not np.array_equal(ends, (np.inf, -np.inf)):
             minmax[i] = range_exact(ends, *minmax[i])
+
+
+def _add_counts(calls: Sequence[_Merge | _Forget], counts: torch.Tensor) -> None:
+    """Add what was counted to each caller's counters."""
+    for call, found in zip(calls, counts.cpu().numpy(), strict=True):
+        assert call.counts is not None
+        np.add(call.counts, found, out=call.counts)
 
 
 def _array_at(address: int, element: type[ctypes.c_float | ctypes.c_int64], *shape: int) -> np.ndarray[Any, Any]:

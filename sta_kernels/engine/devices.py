@@ -1,0 +1,137 @@
+"""On which device the kernels of a merge from disk to disk run, and why there."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sta_kernels import kernels
+from sta_kernels.engine.memory import Arena, Workspace
+from sta_kernels.errors import InputError, RunError
+from sta_kernels.kernels.backend import Backend
+
+_DEVICES = re.compile(r"auto|cpu|interpret|cuda(:\d+)?")
+_FILES = "files are read into main memory, and the CPU merges them there"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a merge runs. It changes no bit of the result, so it is no part of a plan's identity.
+
+    Attributes:
+        device: ``cpu``; ``cuda:0`` and the like; ``interpret``, Triton's kernels in its interpreter on the CPU.
+        backend: name of the kernels.
+        reason: why there.
+        free: bytes free on a device with memory of its own.
+    """
+
+    device: str
+    backend: str
+    reason: str
+    free: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """What the sizes of buffers go by."""
+        return self.backend if self.device == "cpu" else self.device.split(":")[0]
+
+    def to_json(self) -> dict[str, str]:
+        """What plan and manifest say."""
+        return {"device": self.device, "backend": self.backend, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """A backend, and the memory that its callers put operands in."""
+
+    backend: Backend
+    workspace: Callable[[int], Workspace] | None = None
+
+    def arena(self, size: int) -> Arena:
+        """Memory for the calling thread."""
+        return Arena(size, None if self.workspace is None else self.workspace(size))
+
+
+def place(device: str) -> Placement:
+    """Decide where a merge runs; looks at a GPU only where one is asked for.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``interpret``. ``auto`` goes by where the bytes are, and those
+            of files pass through main memory: the CPU, unless STA_KERNELS_BACKEND=triton asks for Triton's kernels.
+
+    Raises:
+        InputError: no such device, or not in this process.
+        RunError: the backend that the environment asks for cannot serve the device.
+    """
+    if _DEVICES.fullmatch(device) is None:
+        raise InputError(f"device: {device!r} is none; known: auto, cpu, cuda (cuda:0, cuda:1, …), interpret")
+    forced = os.environ.get(kernels.ENVIRONMENT_VARIABLE) or None
+    if device.startswith("cuda"):
+        return _gpu(device, "asked for by the caller", forced)
+    if device == "interpret":
+        return _interpreter("asked for by the caller", forced)
+    if device == "auto" and forced == "triton" and not kernels.interpreted():
+        return _gpu("cuda", f"auto: {kernels.ENVIRONMENT_VARIABLE}=triton", forced)
+    choice = kernels.choose()
+    if choice.name == "triton":
+        return _interpreter(choice.reason, forced)
+    reason = f"auto: {_FILES}" if device == "auto" else "asked for by the caller"
+    return Placement("cpu", choice.name, f"{reason}; {choice.reason}")
+
+
+def _interpreter(reason: str, forced: str | None) -> Placement:
+    _check_forced("interpret", forced)
+    try:
+        kernels.use_interpreter()
+    except RunError as error:
+        raise InputError(f"device: interpret cannot serve: {error}") from None
+    problem = kernels.triton_problem("cpu")
+    if problem is not None:
+        raise InputError(f"device: interpret cannot serve: {problem}")
+    return Placement(
+        "interpret", "triton", f"{reason}; kernels run in Triton's interpreter, for proof and not for speed"
+    )
+
+
+def _gpu(device: str, reason: str, forced: str | None) -> Placement:
+    _check_forced(device, forced)
+    problem = kernels.triton_problem("cuda")
+    if problem is not None:
+        raise InputError(f"device: {device} cannot serve: {problem}")
+    import torch
+
+    if not torch.cuda.is_available():
+        built = torch.version.cuda or torch.version.hip
+        why = "it finds no GPU and driver here" if built else "it was built without GPU support"
+        raise InputError(
+            f"device: {device} cannot serve: PyTorch {torch.__version__} says that {why}; use --device cpu"
+        )
+    count = torch.cuda.device_count()
+    index = torch.device(device).index
+    index = torch.cuda.current_device() if index is None else index
+    if index >= count:
+        raise InputError(
+            f"device: {device} is not there; this machine has {', '.join(f'cuda:{i}' for i in range(count))}"
+        )
+    free, _ = torch.cuda.mem_get_info(index)
+    return Placement(f"cuda:{index}", "triton", f"{reason}; {torch.cuda.get_device_name(index)}", free)
+
+
+def _check_forced(device: str, forced: str | None) -> None:
+    if forced not in (None, "triton"):
+        raise InputError(
+            f"device: {device} needs Triton's kernels, but {kernels.ENVIRONMENT_VARIABLE}={forced} asks for others"
+        )
+
+
+def open_kernels(placement: Placement) -> Kernels:
+    """The backend of a placement; only Triton's imports torch."""
+    if placement.device == "cpu":
+        return Kernels(kernels.get_backend())
+    from sta_kernels.engine.staging import StagedBackend
+
+    device = "cpu" if placement.device == "interpret" else placement.device
+    staged = StagedBackend(kernels.get_backend("triton", device=device), device)
+    return Kernels(staged, staged.workspace)

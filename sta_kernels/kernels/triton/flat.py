@@ -1,0 +1,69 @@
+"""Operands as launchers take them, made of whatever a backend's caller has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
+
+
+class Flat:
+    """Operands as the launchers take them: contiguous, and of one dtype where they must be."""
+
+    def __init__(self) -> None:
+        self._written: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __enter__(self) -> Flat:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:
+            for target, packed in self._written:
+                target.copy_(packed)
+
+    def buffer(self, buffer: Buffer) -> Buffer:
+        """The buffer, packed where it has strides."""
+        return buffer if buffer.strides is None else Buffer.from_torch(tensor_of(buffer).contiguous())
+
+    def source(self, source: ImportanceSource) -> ImportanceSource:
+        """An importance whose operands are contiguous."""
+        return ImportanceSource(
+            source.measure,
+            None if source.importance is None else self.buffer(source.importance),
+            None if source.theta is None else self.buffer(source.theta),
+        )
+
+    def alike(self, buffers: Sequence[Buffer]) -> tuple[Buffer, ...]:
+        """Buffers of one dtype: float32 values of all where theirs differ."""
+        if len({buffer.dtype for buffer in buffers}) <= 1:
+            return tuple(map(self.buffer, buffers))
+        return tuple(Buffer.from_torch(tensor_of(buffer).float().contiguous()) for buffer in buffers)
+
+    def result(self, buffer: Buffer) -> Buffer:
+        """Memory to write to, copied into the buffer at the end where that has strides."""
+        if buffer.strides is None:
+            return buffer
+        target = tensor_of(buffer)
+        packed = torch.empty(target.shape, dtype=target.dtype, device=target.device)
+        self._written.append((target, packed))
+        return Buffer.from_torch(packed)
+
+    def updated(self, buffer: Buffer) -> Buffer:
+        """As :meth:`result`, with the values that the buffer has."""
+        if buffer.strides is None:
+            return buffer
+        target = tensor_of(buffer)
+        packed = target.contiguous()
+        self._written.append((target, packed))
+        return Buffer.from_torch(packed)
+
+
+def tensor_of(buffer: Buffer) -> torch.Tensor:
+    """The buffer as a tensor without a copy: the one it was made from, or a view of main memory."""
+    owner = buffer.owner
+    if isinstance(owner, torch.Tensor) and owner.data_ptr() == buffer.address and tuple(owner.shape) == buffer.shape:
+        return owner.detach()
+    array = torch.from_numpy(buffer.numpy())
+    return array.view(torch.bfloat16) if buffer.dtype is DType.BF16 else array
