@@ -134,7 +134,7 @@ def normaliser(tensors: Sequence[Tensor], blocks: Sequence[int], kind: str, out:
     ends = np.cumsum(blocks).tolist()
     spans = [slice(end - length, end) for end, length in zip(ends, blocks, strict=True)]
     sizes = [sum(tensor.numel() for tensor in tensors[span]) for span in spans]
-    out[:, 0] = 0.0
+    out[:, 0].zero_()
     out[:, 1] = _means(device, [torch.cat(leaves[span]) for span in spans], sizes)
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
+from sta_kernels.kernels.buffers import DType
+from sta_kernels.kernels.triton import tuned
+
 WARP = 32
 
 
@@ -32,16 +37,30 @@ ACCESS = 16
 """Bytes of one thread's widest access to global memory."""
 
 
-def elementwise_config(itemsizes: Sequence[int], n_elements: int) -> LaunchConfig:
+def elementwise_config(
+    itemsizes: Sequence[int],
+    n_elements: int,
+    *,
+    device: torch.device | None = None,
+    op: str = "",
+    dtypes: Sequence[DType] = (),
+) -> LaunchConfig:
     """Launch of a kernel that reads and writes operands of these element sizes, position by position.
 
     A thread holds as many elements as make 16 bytes of the narrowest operand, so that every access is 128 bits wide; a
     program takes chunks long enough that what it prepares once per chunk costs little, and short enough that the
-    last wave of programs is a small part of all.
+    last wave of programs is a small part of all. Where a device, an op and its operands' dtypes are given, and a table
+    of launches measured on the device has them, its block, longest chunk and warps are taken (:mod:`.tuned`).
     """
-    warps = 4
-    block = ACCESS // min(itemsizes) * warps * WARP
-    blocks = 32
-    while blocks > 1 and n_elements < 4096 * block * blocks:
+    measured = None if device is None else tuned.lookup(device, op, dtypes)
+    if measured is None:
+        measured = heuristic(itemsizes)
+    blocks = measured.blocks
+    while blocks > 1 and n_elements < 4096 * measured.block * blocks:
         blocks //= 2
-    return LaunchConfig(block=block, chunk=block * blocks, warps=warps)
+    return LaunchConfig(block=measured.block, chunk=measured.block * blocks, warps=measured.warps)
+
+
+def heuristic(itemsizes: Sequence[int], *, accesses: int = 1, warps: int = 4, blocks: int = 32) -> tuned.TunedLaunch:
+    """A block of so many 128-bit accesses per thread to the narrowest operand."""
+    return tuned.TunedLaunch(block=accesses * ACCESS // min(itemsizes) * warps * WARP, blocks=blocks, warps=warps)

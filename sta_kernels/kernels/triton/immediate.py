@@ -8,6 +8,7 @@ takes one, whatever its length, other words some dozens per launch.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +30,13 @@ _ARGUMENTS = [f"w{i}" for i in range(PER_LAUNCH)]
 def capturing(device: torch.device) -> bool:
     """Whether work that is given to the device now becomes part of a graph."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+@functools.cache
+def prepare(device_index: int) -> None:
+    """Compile and load the kernels below, once per device: during a capture that is not allowed."""
+    there = torch.empty(2 * LEAST_RUN, dtype=torch.int64, device=torch.device("cuda", device_index))
+    write(there, np.concatenate((np.arange(LEAST_RUN) % 2, np.arange(LEAST_RUN))))
 
 
 def write(there: torch.Tensor, words: np.ndarray[Any, Any]) -> None:
@@ -73,8 +81,8 @@ def _wrapped(value: int) -> int:
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-# Types are fixed, and no value is special: one compilation serves all tables.
-@triton.jit(do_not_specialize=["count", *_ARGUMENTS])
+# Types are fixed, and no value or alignment is special: one compilation serves all tables.
+@triton.jit(do_not_specialize=["count", *_ARGUMENTS], do_not_specialize_on_alignment=["there_ptr"])
 def _words_kernel(
     there_ptr,  # int64 [count]
     count: tl.int32,
@@ -109,7 +117,7 @@ def _words_kernel(
         tl.store(there_ptr + i, words[i].to(tl.int64), mask=i < count)
 
 
-@triton.jit(do_not_specialize=["count", "first", "step"])
+@triton.jit(do_not_specialize=["count", "first", "step"], do_not_specialize_on_alignment=["there_ptr"])
 def _run_kernel(
     there_ptr,  # int64 [count]
     count: tl.int64,

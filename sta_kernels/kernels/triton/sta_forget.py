@@ -81,8 +81,11 @@ def launch_sta_forget(
     lists, configs = [], []
     for signature, members in groups.items():
         sizes = [segments[member].out.size for member in members]
-        itemsizes = [dtype.itemsize for dtype in signature.dtypes if dtype is not None]
-        configs.append(config or elementwise_config(itemsizes, sum(sizes)))
+        dtypes = [dtype for dtype in signature.dtypes if dtype is not None]
+        itemsizes = [dtype.itemsize for dtype in dtypes]
+        configs.append(
+            config or elementwise_config(itemsizes, sum(sizes), device=device, op="sta_forget", dtypes=dtypes)
+        )
         per_group = chunks(sizes, configs[-1].chunk)
         per_group[:, 0] = np.asarray(members, np.int32)[per_group[:, 0]]
         lists.append(per_group)

@@ -33,12 +33,10 @@ from sta_kernels.kernels.triton.primitives import (
     widen,
 )
 from sta_kernels.kernels.triton.sta_merge_plain import merge_plainly
+from sta_kernels.kernels.triton.tuned import MOST_BLOCKS
 
 MOST_IN_REGISTERS = 16
 """Tasks up to which the importances of a block fit the registers."""
-
-MOST_BLOCKS = 63
-"""Blocks of a chunk that a counter in registers can count."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,10 @@ def launch_sta_merge(
         chosen = [segments[index] for index in indices]
         first = chosen[0]
         sizes = [segment.out.size for segment in chosen]
-        launch = config or elementwise_config([buffer.dtype.itemsize for buffer in first.buffers], sum(sizes))
+        dtypes = [buffer.dtype for buffer in first.buffers]
+        launch = config or elementwise_config(
+            [dtype.itemsize for dtype in dtypes], sum(sizes), device=device, op="sta_merge", dtypes=dtypes
+        )
         constants = merge_constants(
             len(first.models),
             first.base.dtype,

@@ -73,6 +73,8 @@ def upload(device: torch.device, *arrays: np.ndarray[Any, Any]) -> list[torch.Te
         there = torch.empty(total, dtype=torch.uint8, device=device)
         immediate.write(there.view(torch.int64), host[:total].view(np.int64))
     else:
+        if device.type == "cuda":
+            immediate.prepare(torch.cuda.current_device())
         # The caching host allocator keeps the staging memory until the copy has run.
         there = staging.to(device, non_blocking=True)
     return [

@@ -49,7 +49,9 @@ def launch_taylor_accumulate(
         sizes = [size for size, _, _ in segments]
         if not any(sizes):
             continue
-        launch = config or elementwise_config((total.itemsize, grad.itemsize), sum(sizes))
+        launch = config or elementwise_config(
+            (total.itemsize, grad.itemsize), sum(sizes), device=device, op="taylor_accumulate", dtypes=(total, grad)
+        )
         table = chunks(sizes, launch.chunk)
         rows_there, chunks_there = upload(device, rows(segments), table)
         _accumulate_kernel[(len(table),)](

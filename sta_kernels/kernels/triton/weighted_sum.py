@@ -67,7 +67,10 @@ def launch_weighted_sum(
         sizes = [size for size, _, _ in members]
         if not any(sizes):
             continue
-        launch = config or elementwise_config([dtype.itemsize for dtype in (base_dtype, out, *models)], sum(sizes))
+        dtypes = (base_dtype, out, *models)
+        launch = config or elementwise_config(
+            [dtype.itemsize for dtype in dtypes], sum(sizes), device=device, op="weighted_sum", dtypes=dtypes
+        )
         in_groups = len(models) > MOST_IN_REGISTERS and len(set(models)) == 1
         table = chunks(sizes, launch.chunk)
         rows_there, chunks_there, factors_there = upload(device, rows(members), table, factors)
