@@ -16,7 +16,7 @@ from sta_kernels.kernels.triton.config import WARP, LaunchConfig
 from sta_kernels.kernels.triton.primitives import widen
 from sta_kernels.kernels.triton.tables import aligned, check_contiguous, chunks, language_dtype, upload
 
-_IN_FLIGHT = 64
+_IN_FLIGHT = 32
 """Bytes of the wider operand that a thread of a reduction asks for before it waits."""
 
 
