@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from sta_kernels.kernels.buffers import Buffer, DType
+from sta_kernels.kernels.reference import dtypes, sta_merge
 
 KINDS = ("plain", "ties", "constant", "edges", "quotients", "tiny quotients")
 SUBNORMAL_QUOTIENTS = "subnormal quotients"
@@ -25,9 +27,14 @@ def stored(values: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, Any]:
     return values.astype(dtype.numpy)
 
 
+def to_float32(values: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, Any]:
+    """The float32 values of an array in the storage of a dtype."""
+    return dtypes.bfloat16_to_float32(values) if dtype is DType.BF16 else values.astype(np.float32)
+
+
 def weights(rng: np.random.Generator, n: int, kind: str) -> np.ndarray[Any, Any]:
     """Model weights: plain, or with signed zeros, subnormals and repeated values."""
-    values = rng.normal(0, 0.02, n).astype(np.float32)
+    values = rng.standard_normal(n, np.float32) * np.float32(0.02)
     if kind == "edges" and n:
         values[rng.random(n) < 0.2] = -0.0
         values[rng.random(n) < 0.1] = SUBNORMAL
@@ -41,7 +48,7 @@ def importance(rng: np.random.Generator, n: int, kind: str) -> np.ndarray[Any, A
     The last two kinds tie only after a correctly rounded division: each task holds the same fractions of a maximum of
     its own, and a quotient that is off by one unit in the last place breaks the tie. Tiny ones are subnormal before it.
     """
-    values = np.exp(rng.normal(-8, 3, n)).astype(np.float32)
+    values = np.exp(rng.standard_normal(n, np.float32) * np.float32(3) - np.float32(8))
     if kind == "ties":
         values = rng.integers(0, 4, n).astype(np.float32)
     elif kind == "constant":
@@ -153,3 +160,28 @@ class MergeCase:
             k,
             **parameters,
         )
+
+
+def run_together(backend: Any, cases: Sequence[MergeCase]) -> tuple[list[np.ndarray[Any, Any]], list[int]]:
+    """What :func:`run_merge` gives for each case of the same parameters, with counters summed, from a single call.
+
+    Each case is normalised by the reference first, and a normaliser of (0, 1) changes nothing.
+    """
+    first = cases[0]
+    normalised = [
+        sta_merge.normalise_exact(
+            np.stack([to_float32(array, case.importance_dtype) for array in case.importances]), *case.normaliser.T
+        )
+        for case in cases
+    ]
+    together = replace(
+        first,
+        n=sum(case.n for case in cases),
+        importance_dtype=DType.F32,
+        base=np.concatenate([case.base for case in cases]),
+        finetuned=[np.concatenate(arrays) for arrays in zip(*(case.finetuned for case in cases), strict=True)],
+        importances=list(np.concatenate(normalised, axis=1)),
+        normaliser=np.array([[0, 1]] * len(first.finetuned), np.float32),
+    )
+    out, counts = run_merge(backend, together)
+    return np.split(out, np.cumsum([case.n for case in cases])[:-1]), counts

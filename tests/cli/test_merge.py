@@ -126,7 +126,7 @@ def test_options_reach_the_engine(capsys: pytest.CaptureFixture[str]):
     [
         (("nowhere.yaml", "out"), "nowhere.yaml: cannot read the recipe: No such file or directory"),
         (("recipe.yaml", "base"), "base"),
-        (("recipe.yaml", "out", "--device", "cuda"), "no GPU backend"),
+        (("recipe.yaml", "out", "--device", "tpu"), "device: 'tpu' is none; known: auto, cpu, cuda"),
         (("recipe.yaml", "out", "--max-memory", "lots"), "'lots' is not a size"),
         (("recipe.yaml", "out", "--max-memory", "1MB"), "too little"),
         (("recipe.yaml", "out", "--out-shard-size", "-3"), "not a size"),

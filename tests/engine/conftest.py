@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+
+from sta_kernels.engine import memory
+
 
 SHAPES = {
     "embed.weight": (700, 33),
@@ -74,3 +79,14 @@ def float_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 def mixed_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """Weights in bfloat16, importances in float32."""
     return Models(tmp_path_factory.mktemp("mixed"), torch.bfloat16, torch.float32)
+
+
+@pytest.fixture
+def shrink_buffers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes workers' buffers and tiles so small that small tensors are cut; the least memory limit would hold them."""
+
+    def shrink(arena: int, tile: int = 4 << 20) -> None:
+        for kind, sizes in memory.SIZES.items():
+            monkeypatch.setitem(memory.SIZES, kind, replace(sizes, arena=arena, tile=tile))
+
+    return shrink

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 from typing import Any
 
 from sta_kernels.checkpoint import digest
@@ -17,10 +18,10 @@ from sta_kernels.checkpoint import digest
 digest.BLOCK = 1 << 14  # before anything takes it over: small files must have many blocks
 
 from sta_kernels.checkpoint.writer import ShardWriter  # noqa: E402
-from sta_kernels.engine import journal, memory, merge_checkpoints, runs, verify  # noqa: E402
+from sta_kernels.engine import journal, memory, merge_checkpoints, verify  # noqa: E402
 
-memory.LARGEST_ARENA = 160 << 10
-runs.TILE_SET = 150 << 10
+for kind, sizes in memory.SIZES.items():
+    memory.SIZES[kind] = replace(sizes, tile=150 << 10, arena=160 << 10)
 
 
 def die_at(owner: Any, name: str, count: int, *, after: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import sta_kernels as sk
 from sta_kernels.checkpoint import ImportanceMetadata
-from sta_kernels.engine import Manifest, Plan, memory, merge_checkpoints, runs
+from sta_kernels.engine import Manifest, Plan, merge_checkpoints
 from sta_kernels.methods.statistics import Summary
 
 CASES: dict[str, dict[str, Any]] = {
@@ -77,11 +78,9 @@ def test_one_piece_equals_in_memory(case: str, kind: str, request: pytest.Fixtur
 @pytest.mark.parametrize("arena", [160 << 10, 400 << 10])
 @pytest.mark.parametrize("case", CASES)
 def test_tiles_and_threads_change_nothing(
-    mixed_models: Any, case: str, arena: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mixed_models: Any, case: str, arena: int, threads: int, tmp_path: Path, shrink_buffers: Callable[..., None]
 ) -> None:
-    # The least limit holds these tensors whole, so the sizes behind it are made small instead.
-    monkeypatch.setattr(memory, "LARGEST_ARENA", arena)
-    monkeypatch.setattr(runs, "TILE_SET", 150 << 10)
+    shrink_buffers(arena, tile=150 << 10)
     recipe = recipe_of(mixed_models, case)
     result = merge_checkpoints(recipe, tmp_path / "out", threads=threads, max_memory="2GB")
     want = in_memory(mixed_models, recipe)
@@ -90,9 +89,9 @@ def test_tiles_and_threads_change_nothing(
 
 
 def test_counts_are_those_of_the_merge_in_memory(
-    mixed_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mixed_models: Any, tmp_path: Path, shrink_buffers: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(memory, "LARGEST_ARENA", 160 << 10)
+    shrink_buffers(160 << 10)
     recipe = recipe_of(mixed_models, "sta_lp_amp")
     result = merge_checkpoints(recipe, tmp_path / "out", max_memory="2GB")
     counts: dict[str, list[int]] = {}
@@ -112,9 +111,9 @@ def test_counts_are_those_of_the_merge_in_memory(
 
 
 def test_statistics_in_the_file_save_their_pass_and_change_nothing(
-    float_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    float_models: Any, tmp_path: Path, shrink_buffers: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(memory, "LARGEST_ARENA", 160 << 10)
+    shrink_buffers(160 << 10)
     recipe = float_models.recipe("sta")
     for i, entry in enumerate(recipe["models"]):
         tensors = float_models.importances[i]

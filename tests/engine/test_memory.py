@@ -76,13 +76,40 @@ def test_bound_and_bits(large: dict[str, Any], tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_many_models_under_the_least_limit() -> None:
+@pytest.mark.parametrize("kind", memory.SIZES)
+def test_many_models_under_the_least_limit(kind: str) -> None:
     """What is planned stays under the limit for any number of workers."""
+    sizes = memory.SIZES[kind]
     for threads in (1, 2, 16, 64):
-        budget = Budget.plan(memory.LEAST + memory.anonymous_bytes(), threads, "native", [10 << 30])
+        budget = Budget.plan(memory.LEAST + memory.anonymous_bytes(), threads, kind, [10 << 30])
         assert 1 <= budget.threads <= threads
-        assert budget.arena >= memory.LEAST_ARENA
+        assert sizes.least <= budget.arena <= sizes.arena
         assert budget.peak <= budget.limit
+        assert budget.device == sizes.on_device * budget.threads * budget.arena
+
+
+def test_buffers_that_are_pinned_are_powers_of_two() -> None:
+    """An allocator of pinned memory rounds up to them: any other size would take more than was planned."""
+    for wanted in (0, 33 << 20, 40 << 20, 100 << 20, 10 << 30):
+        budget = Budget.plan("8GB", 4, "cuda", [wanted], 40 << 30)
+        assert budget.arena & (budget.arena - 1) == 0
+        assert budget.arena >= min(wanted, memory.SIZES["cuda"].arena)
+
+
+def test_a_device_is_not_filled() -> None:
+    """Half of what is free on it may be taken; where that is little, by fewer workers."""
+    for free, threads in ((16 << 20, 1), (100 << 20, 6), (8 << 30, 8)):
+        budget = Budget.plan("8GB", 8, "cuda", [10 << 30], free)
+        assert budget.threads == threads
+        assert 0 < budget.device <= free // 2
+    with pytest.raises(InputError, match=r"device: only 16,777,215 bytes are free on it; 16,777,216 are needed"):
+        Budget.plan("8GB", 8, "cuda", [], (16 << 20) - 1)
+
+
+def test_a_twin_in_main_memory_counts() -> None:
+    plain, twice = (Budget.plan("2GB", 4, kind, [64 << 20]) for kind in ("reference", "interpret"))
+    assert plain.arena == twice.arena == 64 << 20
+    assert twice.peak - twice.baseline - (plain.peak - plain.baseline) == 4 * plain.arena
 
 
 def test_a_process_that_holds_too_much(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def test_scheduler_keeps_stages_apart_and_loses_nothing(threads: int) -> None:
     lock = threading.Lock()
     logs: list[list[Any]] = [[] for _ in range(9)]
     seen: list[int] = []
-    run_activities([Stages(log, lock) for log in logs], threads, PAGE, seen.append)
+    run_activities([Stages(log, lock) for log in logs], threads, partial(Arena, PAGE), seen.append)
     for log in logs:
         assert sorted(log) == [(stage, i) for stage in range(3) for i in range(1, 6)]
         assert [stage for stage, _ in log] == sorted(stage for stage, _ in log)
@@ -147,7 +148,7 @@ def test_an_error_in_a_worker_is_raised_by_the_caller_and_stops_the_others() -> 
         return 0
 
     with pytest.raises(InputError, match="three"):
-        run_activities([Checks(range(10_000), work)], 2, PAGE)
+        run_activities([Checks(range(10_000), work)], 2, partial(Arena, PAGE))
     assert len(done) < 10_000
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("sta-merge")]
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from allpairspy import AllPairs
-from kernel_cases import KINDS, MergeCase, poisoned, run_merge, same_bits, stored
+from kernel_cases import KINDS, MergeCase, poisoned, run_merge, run_together, same_bits, stored
 
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.buffers import Buffer, DType
@@ -36,10 +36,18 @@ def check(reference: NumpyBackend, case: MergeCase, isas: tuple[str, ...], tile:
 def test_bits_on_the_full_grid_of_small_sizes(reference: NumpyBackend, n_tasks: int) -> None:
     tiles = itertools.cycle((None, 64, 192))
     ranks = sorted({rank_of_quantile(p, n_tasks) for p in QUANTILES})
-    for dtype, importance_dtype, n, kind in itertools.product(DType, DType, SIZES, KINDS):
-        case = MergeCase.draw(n_tasks, n, dtype, importance_dtype, kind, 1, seed=n)
-        for case.k in ranks:
-            check(reference, case, available_isas(), next(tiles), threads=2)
+    for dtype, importance_dtype, kind in itertools.product(DType, DType, KINDS):
+        cases = [MergeCase.draw(n_tasks, n, dtype, importance_dtype, kind, 1, seed=n) for n in SIZES]
+        for k in ranks:
+            for case in cases:
+                case.k = k
+            expected, expected_counts = run_together(reference, cases)
+            for isa, streaming_bytes in zip(available_isas(), STREAMING, strict=False):
+                backend = NativeBackend(isa, next(tiles), streaming_bytes)
+                results = [run_merge(backend, case, threads=2) for case in cases]
+                for case, (out, _), wanted in zip(cases, results, expected, strict=True):
+                    assert same_bits(out, wanted), (dtype, importance_dtype, kind, k, isa, case.n)
+                assert np.sum([counts for _, counts in results], axis=0).tolist() == expected_counts
 
 
 FACTORS = [
