@@ -205,3 +205,22 @@ def test_planted_approximate_division(monkeypatch: pytest.MonkeyPatch) -> None:
 
     as_compiled(monkeypatch, without_correction)
     assert not same_as_reference(draw(4, (300,) * 4, POSITIVE_QUOTIENTS, 1))
+
+
+def test_a_base_of_negative_zeros_stays_where_no_task_is_kept() -> None:
+    """Tied importances keep nobody, in a full block as in the tail."""
+    base, ones, out = (Operand(DType.F32, 100) for _ in range(3))
+    base.array[:], ones.array[:], out.array[:] = -0.0, 1.0, 7.0
+    sta_merge.launch_sta_merge(
+        CPU,
+        [sta_merge.MergeSegment(base.buffer(), (ones.buffer(),) * 3, (ones.buffer(),) * 3, out.buffer())],
+        k=2,
+        ties="drop",
+        measure="lp",
+        normaliser=torch.tensor([[[0.0, 1.0]] * 3]),
+        weights=None,
+        lambda_=1.0,
+        counts=None,
+        config=LaunchConfig(block=64, chunk=64, warps=1),
+    )
+    assert np.array_equal(out.bits(), base.bits())
