@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 
 from sta_kernels.engine import memory
 
-
 SHAPES = {
     "embed.weight": (700, 33),
     "layers.0.attn.in_proj_weight": (96, 40),
