@@ -40,6 +40,10 @@ audit: $(VENV)/.with-test $(VENV)/.with-audit ## run the exhaustive tests that `
 bench: $(VENV)/.with-bench ## time the kernels against their baselines; rows go to benchmarks/results
 	cd benchmarks && $(PYTEST) $(BENCH_ARGS)
 
+.PHONY: bench-gpu
+bench-gpu: $(VENV)/.with-test $(VENV)/.with-bench ## on a GPU: test the kernels, then time them; rows and a picture go to benchmarks/results
+	$(PYTHON_IN) -m benchmarks.gpu $(BENCH_ARGS)
+
 .PHONY: bench-memory
 bench-memory: $(VENV)/.with-bench ## merge large checkpoints under several memory limits; takes 8 GB of disk
 	$(PYTHON_IN) -m benchmarks.memory $(BENCH_ARGS)

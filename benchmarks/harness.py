@@ -94,7 +94,7 @@ class Contest:
         for each in contenders:
             seconds = np.array(times[each.name])
             row: records.Row = {"op": op, "contender": each.name, "case": dict(case), "rounds": len(seconds)}
-            row["seconds"] = _quantiles(seconds)
+            row["seconds"] = quantiles(seconds)
             row["speedup"] = _ratio(seconds, own, 1.0)
             if each.n_bytes:
                 row["bytes"] = each.n_bytes
@@ -111,14 +111,15 @@ MEASURED: list[records.Row] = []
 """Rows of this session, for the table at its end."""
 
 
-def _quantiles(values: np.ndarray[Any, Any]) -> dict[str, float]:
+def quantiles(values: np.ndarray[Any, Any]) -> dict[str, float]:
+    """p20, p50 and p80."""
     return {name: records.rounded(float(np.quantile(values, q))) for name, q in _QUANTILES.items()}
 
 
 def _ratio(theirs: np.ndarray[Any, Any], own: np.ndarray[Any, Any], factor: float) -> dict[str, float]:
     """How many times the op is better: by the medians, and round by round."""
     medians = float(np.median(theirs) / np.median(own)) * factor
-    return {"medians": records.rounded(medians), **_quantiles(theirs / own * factor)}
+    return {"medians": records.rounded(medians), **quantiles(theirs / own * factor)}
 
 
 @contextmanager

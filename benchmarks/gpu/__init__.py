@@ -1,0 +1,1 @@
+"""Benchmarks of the Triton kernels, for whoever has a GPU: ``python -m benchmarks.gpu``."""
