@@ -1,0 +1,23 @@
+"""State dicts, checkpoints and importances on Triton's kernels, on tensors in main memory: the cases of tests/gpu."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "gpu"))
+
+from facade_cases import *  # noqa: F403
+
+from sta_kernels.kernels import ENVIRONMENT_VARIABLE
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> torch.device:
+    """Main memory, as the interpreter's device; checkpoints choose their device themselves."""
+    if "checkpoints" not in request.node.name:
+        monkeypatch.setenv(ENVIRONMENT_VARIABLE, "triton")
+    return torch.device("cpu")
