@@ -90,6 +90,9 @@ def launch_sta_merge(
         if segment.out.size:
             dtypes = (segment.base.dtype, segment.models[0].dtype, segment.out.dtype)
             groups.setdefault((*dtypes, *_importance_dtype(segment), tables.aligned(segment.buffers)), []).append(index)
+    weighted = weights is not None or lambda_ != 1.0
+    if weights is None:  # all 1, where the kernel reads any
+        weights = torch.ones(normaliser.shape[:2], device=device) if weighted else normaliser
     for indices in groups.values():
         chosen = [segments[index] for index in indices]
         first = chosen[0]
@@ -107,15 +110,13 @@ def launch_sta_merge(
             k=k,
             ties=ties,
             measure=measure,
-            weighted=weights is not None or lambda_ != 1.0,
+            weighted=weighted,
             counted=counts is not None,
             aligned=tables.aligned([buffer for segment in chosen for buffer in segment.buffers]),
             config=launch,
         )
         rows = [(size, index, segment.buffers) for size, index, segment in zip(sizes, indices, chosen, strict=True)]
         row_table, chunk_table = tables.upload(device, tables.rows(rows), tables.chunks(sizes, launch.chunk))
-        if weights is None:
-            weights = torch.ones((len(segments), len(first.models)), device=device) if lambda_ != 1.0 else normaliser
         _sta_merge_kernel[(len(chunk_table),)](
             row_table,
             chunk_table,
