@@ -17,6 +17,7 @@ _PAIRS = {"DADD", "DMUL", "DFMA", "CS2R"}
 _MEMORY = {"LDG", "LDS", "LDL", "LDC", "LDSM", "LD", "STG", "STS", "STL", "ST", "ULDC", "ATOMG", "ATOM", "ATOMS", "RED"}
 # Values that differ from thread to thread of a warp or program.
 _OWN = re.compile(r"SR_TID|SR_LANEID|SR_(EQ|LT|LE|GT|GE)MASK")
+_ADDITIONS = {"IADD", "IADD3", "UIADD3", "VIADD"}
 _INCREMENT = re.compile(r"^(U?R\d+), (?:U?P\d, )?\1, (0x[0-9a-f]+)(?:, U?RZ)?$")
 
 
@@ -159,11 +160,24 @@ def _turns(function: Function, loop: tuple[int, ...], step: int) -> int:
     tested = set[str]()
     for index in loop:
         if loop[0] in function.blocks[index].successors:
-            *before, branch = function.blocks[index].instructions
-            tests = [one for one in before if one.name in {"ISETP", "UISETP"}]
-            tested |= {name for one in tests for name in registers(one)[0] if registers(branch)[0] & registers(one)[1]}
+            tested |= _tested(function.blocks[index])
     for instruction in _instructions(function, loop):
-        found = _INCREMENT.match(instruction.operands)
+        found = _INCREMENT.match(instruction.operands) if instruction.name in _ADDITIONS else None
         if found and found.group(1) in tested and int(found.group(2), 16) in {step, 2 * step, 4 * step, 8 * step}:
             return int(found.group(2), 16) // step
     return 1
+
+
+def _tested(block: Block) -> set[str]:
+    """Registers that the comparisons behind a block's last branch read."""
+    *before, branch = block.instructions
+    wanted = set(registers(branch)[0])
+    found = set[str]()
+    for one in reversed(before):
+        reads, writes = registers(one)
+        if writes & wanted:
+            wanted -= writes
+            wanted |= {name for name in reads if "P" in name}
+            if one.name in {"ISETP", "UISETP"}:
+                found |= {name for name in reads if "R" in name}
+    return found
