@@ -32,6 +32,10 @@ demo: $(VENV)/.with-demo ## fine-tune, merge and forget real image tasks; print 
 test: $(VENV)/.with-test ## run the tests
 	cd tests && $(PYTEST) --timeout 600 $(PYTEST_ARGS)
 
+.PHONY: test-gpu
+test-gpu: $(VENV)/.with-test ## run the tests that need a GPU
+	cd tests && $(PYTEST) gpu $(PYTEST_ARGS)
+
 .PHONY: audit
 audit: $(VENV)/.with-test $(VENV)/.with-audit ## run the exhaustive tests that `make test` leaves out; takes minutes
 	cd tests && $(PYTEST) -m audit $(PYTEST_ARGS)
@@ -41,7 +45,7 @@ bench: $(VENV)/.with-bench ## time the kernels against their baselines; rows go 
 	cd benchmarks && $(PYTEST) $(BENCH_ARGS)
 
 .PHONY: bench-gpu
-bench-gpu: $(VENV)/.with-test $(VENV)/.with-bench ## on a GPU: test the kernels, then time them; rows and a picture go to benchmarks/results
+bench-gpu: $(VENV)/.with-test $(VENV)/.with-bench ## on a GPU: test the kernels, then time them; rows go to benchmarks/results
 	$(PYTHON_IN) -m benchmarks.gpu $(BENCH_ARGS)
 
 .PHONY: bench-memory

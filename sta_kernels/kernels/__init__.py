@@ -117,13 +117,12 @@ def get_backend(name: str | None = None, *, device: str = "cpu") -> Backend:
         name: see :func:`choose`.
         device: "cpu", or a GPU with or without its index, as ``str(tensor.device)`` gives it.
     """
-    if name is None:
-        name = os.environ.get(ENVIRONMENT_VARIABLE) or None
-    return _build(name, device)
+    return _build(name, os.environ.get(ENVIRONMENT_VARIABLE) or None, device)
 
 
 @functools.cache
-def _build(name: str | None, device: str) -> Backend:
+def _build(name: str | None, environment: str | None, device: str) -> Backend:
+    """``environment`` is what :func:`choose` finds there, and part of what is remembered."""
     choice = choose(name, device=device.split(":")[0])
     if choice.name == "triton":
         from sta_kernels.kernels.triton.backend import TritonBackend
@@ -135,7 +134,7 @@ def _build(name: str | None, device: str) -> Backend:
         return NativeBackend()
     from sta_kernels.kernels.numpy_backend import NumpyBackend
 
-    if name is None:
+    if name is None and environment is None:
         warnings.warn(
             f"sta_kernels runs on its NumPy reference, with the same bits but many times slower ({choice.reason})",
             RuntimeWarning,

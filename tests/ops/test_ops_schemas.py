@@ -7,6 +7,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sta_kernels import ops
+from sta_kernels.errors import RunError
+from sta_kernels.kernels import ENVIRONMENT_VARIABLE
+from sta_kernels.ops._backends import host_backend
 from sta_kernels.ops._schemas import LIBRARY
 
 
@@ -94,11 +97,13 @@ def test_meta_tensors_stay_meta():
     assert ops.sta_merge(base, [base] * 2, [base] * 2).device.type == "meta"
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_gpu_tensors_are_refused_by_name():
-    cuda = BASE.detach().cuda()
-    with pytest.raises(ValueError, match=r"finetuned\[1\]: on cpu, base is on cuda:0"):
-        ops.sta_merge(cuda, [cuda, cuda.cpu()], [cuda, cuda])
-    with pytest.raises(NotImplementedError, match="sta_kernels::sta_merge has no kernel for tensors on this device"):
-        ops.sta_merge(cuda, [cuda], [cuda])
+def test_kernels_are_registered_for_main_memory_and_gpus():
+    for name in SAMPLES:
+        for key in ("CPU", "CUDA"):
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(f"sta_kernels::{name}", key)
+
+
+def test_a_backend_of_main_memory_is_refused_on_a_gpu(monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "native")
+    with pytest.raises(RunError, match="the native backend was STA_KERNELS_BACKEND=native, but it serves the CPU only"):
+        host_backend(torch.device("cuda", 0))
