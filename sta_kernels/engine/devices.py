@@ -97,17 +97,11 @@ def _interpreter(reason: str, forced: str | None) -> Placement:
 
 def _gpu(device: str, reason: str, forced: str | None) -> Placement:
     _check_forced(device, forced)
-    problem = kernels.triton_problem("cuda")
+    problem = gpu_problem()
     if problem is not None:
         raise InputError(f"device: {device} cannot serve: {problem}")
     import torch
 
-    if not torch.cuda.is_available():
-        built = torch.version.cuda or torch.version.hip
-        why = "it finds no GPU and driver here" if built else "it was built without GPU support"
-        raise InputError(
-            f"device: {device} cannot serve: PyTorch {torch.__version__} says that {why}; use --device cpu"
-        )
     count = torch.cuda.device_count()
     index = torch.device(device).index
     index = torch.cuda.current_device() if index is None else index
@@ -117,6 +111,20 @@ def _gpu(device: str, reason: str, forced: str | None) -> Placement:
         )
     free, _ = torch.cuda.mem_get_info(index)
     return Placement(f"cuda:{index}", "triton", f"{reason}; {torch.cuda.get_device_name(index)}", free)
+
+
+def gpu_problem() -> str | None:
+    """Why no GPU can serve this process, or None when one can; imports Triton and torch."""
+    problem = kernels.triton_problem("cuda")
+    if problem is not None:
+        return problem
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda or torch.version.hip:
+        return f"PyTorch {torch.__version__} finds no GPU, or no driver, on this machine"
+    return f"PyTorch {torch.__version__} was built without support for GPUs"
 
 
 def _check_forced(device: str, forced: str | None) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from sta_kernels import cli, kernels
 from sta_kernels._version import __version__
 from sta_kernels.cli import info
+from sta_kernels.engine import devices
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +77,30 @@ def test_a_backend_that_cannot_serve_fails(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(kernels, "native_problem", lambda: "libsta_core.so was not built")
     assert cli.main(["info"]) == 1
     assert "cannot serve: libsta_core.so was not built" in capsys.readouterr().err
+
+
+def test_gpus_are_looked_for_only_where_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    assert "gpus" not in info.collect()["triton"]
+    assert cli.main(["info"]) == 0
+    assert "not looked for (--gpu does)" in capsys.readouterr().out
+    monkeypatch.setattr(devices, "gpu_problem", lambda: "PyTorch 1.0 finds no GPU, or no driver, on this machine")
+    assert cli.main(["info", "--gpu"]) == 0
+    assert "gpus              none: PyTorch 1.0 finds no GPU" in capsys.readouterr().out
+
+
+def test_gpus_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    known = SimpleNamespace(name="NVIDIA H100", major=9, minor=0, total_memory=80 * 10**9)
+    monkeypatch.setattr(devices, "gpu_problem", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: known)
+    assert cli.main(["info", "--gpu"]) == 0
+    text = capsys.readouterr().out
+    assert "cuda:0: NVIDIA H100, compute capability 9.0, 80 GB\n" in text
+    assert "cuda:1: NVIDIA H100" in text
+    assert cli.main(["info", "--gpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["triton"]["gpus"][1]["device"] == "cuda:1"
+
+
+def test_without_triton_it_says_so(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(info, "find_spec", lambda name: None)
+    assert "triton kernels    none: Triton or torch is not installed" in info.render(info.collect(gpu=True))

@@ -97,6 +97,8 @@ def test_dry_run_prints_the_plan_and_touches_nothing(capsys: pytest.CaptureFixtu
     size = Path("out/model.safetensors").stat().st_size
     assert lines["write"] == f"{size / 1000:.3g} kB"
     assert {"models", "read", "disk", "memory"} <= lines.keys()
+    assert lines["device"].startswith("cpu (")
+    assert "auto: files are read into main memory" in lines["device"]
 
 
 def test_dry_run_as_json_has_the_figures_and_the_jobs(capsys: pytest.CaptureFixture[str]):
@@ -211,6 +213,29 @@ def test_verify_of_what_is_no_merge(capsys: pytest.CaptureFixture[str]):
 
 def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))}
+
+
+def test_without_a_gpu_device_cuda_is_the_callers_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, out, err = run(capsys, "merge", "recipe.yaml", "out", "--device", "cuda")
+    assert (code, out) == (2, "")
+    assert err.startswith("sta-kernels: device: cuda cannot serve: PyTorch ")
+    assert not Path("out").exists()
+
+
+def test_device_interpret_writes_the_same_files(capsys: pytest.CaptureFixture[str]):
+    _, out, _ = run(capsys, "merge", "recipe.yaml", "cpu", "--device", "cpu")
+    assert ", on cpu (" in out
+    command = [sys.executable, "-m", "sta_kernels", "merge", "recipe.yaml", "interpreted", "--device", "interpret"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    assert ", on interpret (triton)" in done.stdout
+    one, other = (json.loads(Path(name, "sta_kernels_manifest.json").read_text()) for name in ("cpu", "interpreted"))
+    assert one["files"] == other["files"]
+    assert one["tensors"] == other["tensors"]
+    assert other["served_by"]["device"] == "interpret"
+    assert run(capsys, "verify", "interpreted")[0] == 0
 
 
 def test_a_merge_of_safetensors_imports_no_torch():

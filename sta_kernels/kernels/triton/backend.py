@@ -242,7 +242,8 @@ class TritonBackend:
             with self.launching():
                 launch(*key, [call])
         else:
-            queue[(launch, *key)].append(call)
+            alike = (launch, *key)
+            queue[alike].append(call)
 
     def _merge(
         self,
