@@ -54,10 +54,25 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
     return walk(ast.parse(path.read_text(encoding="utf-8")), True)
 
 
+def part_of_module(module: str) -> str:
+    """The part that a module of the package belongs to; state dicts are drawn with merging, staging by itself."""
+    _, top, *below_it = module.split(".")
+    if [top, *below_it[:1]] == ["engine", "staging"]:
+        return "staging"
+    return "merging" if top.startswith("state_dict") else top
+
+
+def box_of_module(module: str) -> str:
+    """The box of the picture: the part, or what of it is drawn apart."""
+    return "triton" if module.startswith("sta_kernels.kernels.triton") else part_of_module(module)
+
+
+def module_of(path: Path) -> str:
+    return ".".join(("sta_kernels", *path.relative_to(PACKAGE).with_suffix("").parts))
+
+
 def part_of(path: Path) -> str:
-    """The part that a file belongs to; state_dict is drawn with merging."""
-    top = path.relative_to(PACKAGE).with_suffix("").parts[0]
-    return "merging" if top == "state_dict" else top
+    return part_of_module(module_of(path))
 
 
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if part_of(path) not in OPEN_TO_ALL | ABOVE_ALL]
@@ -67,8 +82,7 @@ PARTS = sorted({part_of(path) for path in FILES})
 def imported(part: str) -> set[str]:
     """Other parts that a part imports directly, at any time."""
     modules = {module for path in FILES if part_of(path) == part for module, _ in imports(path)}
-    parts = {module.split(".")[1] for module in modules if module.startswith("sta_kernels.")}
-    return {"merging" if name == "state_dict" else name for name in parts} - {part} - OPEN_TO_ALL
+    return {part_of_module(module) for module in modules if module.startswith("sta_kernels.")} - {part} - OPEN_TO_ALL
 
 
 def test_every_part_is_drawn():
@@ -95,8 +109,23 @@ def test_the_reference_imports_nothing_of_the_package_outside_itself():
         assert all(module.startswith("sta_kernels.kernels.reference") for module in own), path
 
 
+def coloured() -> set[str]:
+    line = re.search(r"^    class ([\w,]+) torch$", PICTURE, re.MULTILINE)
+    assert line
+    return set(line[1].split(","))
+
+
+def imported_at_once() -> Iterator[tuple[str, str]]:
+    """Each file's box, and a module that is imported with it."""
+    for path in FILES:
+        yield from ((box_of_module(module_of(path)), module) for module, at_once in imports(path) if at_once)
+
+
 def test_the_coloured_parts_are_those_that_import_torch():
-    coloured = re.search(r"^    class ([\w,]+) torch$", PICTURE, re.MULTILINE)
-    assert coloured
-    found = {part_of(path) for path in FILES for module, at_once in imports(path) if at_once and module == "torch"}
-    assert set(coloured[1].split(",")) == found
+    assert coloured() == {box for box, module in imported_at_once() if module.split(".")[0] in ("torch", "triton")}
+
+
+def test_what_is_not_coloured_loads_what_is_only_when_needed():
+    for box, module in imported_at_once():
+        if box not in coloured() and module.startswith("sta_kernels."):
+            assert box_of_module(module) not in coloured(), (box, module)
