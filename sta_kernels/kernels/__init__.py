@@ -102,7 +102,7 @@ def choose(name: str | None = None, *, device: str = "cpu") -> Choice:
         if problem is None:
             return Choice("native", "the native core was built and loads")
         return Choice("reference", f"no native core: {problem}")
-    problem = {"native": native_problem, "triton": functools.partial(triton_problem, "cpu")}.get(name, lambda: None)()
+    problem = native_problem() if name == "native" else triton_problem("cpu") if name == "triton" else None
     if problem is not None:
         raise RunError(f"the {name} backend was {source}, but it cannot serve: {problem}")
     return Choice(name, source)
