@@ -22,7 +22,7 @@ from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
 from sta_kernels.methods.base import Method, Operands
 from sta_kernels.methods.run import Piece, reduce_pieces, source_of
-from sta_kernels.methods.statistics import Statistic
+from sta_kernels.methods.statistics import Statistic, update_together
 
 _COMPARED = 1 << 18
 """Bytes that are compared at a time, so that what the comparison allocates stays small."""
@@ -70,8 +70,8 @@ class Executor:
         tile = _Tile(run.job, start, stop)
         self._read(tile, run.operands, arena, final=False)
         operands = tile.operands()
-        for i, accumulator in run.pending.items():
-            accumulator.update(self._backend, source_of(run.statistics[i], operands), start, threads=1)
+        sources = [source_of(run.statistics[i], operands) for i in run.pending]
+        update_together(list(run.pending.values()), sources, self._backend, start, threads=1)
         return tile.bytes_read
 
     def finish(self, run: JobRun, start: int, stop: int, arena: Arena) -> int:
@@ -176,9 +176,9 @@ class Executor:
         if not run.claims:
             return
         importances = run.job.of_role("importance")
-        for task, (_, accumulator) in run.claims.items():
-            source = ImportanceSource("lp", tile.buffer(importances[task]), None)
-            accumulator.update(self._backend, source, tile.start, threads=1)
+        sources = [ImportanceSource("lp", tile.buffer(importances[task]), None) for task in run.claims]
+        accumulators = [accumulator for _, accumulator in run.claims.values()]
+        update_together(accumulators, sources, self._backend, tile.start, threads=1)
         with self._lock:
             run.unseen -= tile.stop - tile.start
             if run.unseen:

@@ -189,7 +189,10 @@ class _RangeAccumulator:
     def update(self, backend: Backend, source: ImportanceSource, offset: int, *, threads: int) -> None:
         tile = _nothing(1)
         backend.ranges([source], tile, None, threads=threads)
-        low, high = tile[0]
+        self.add(*tile[0])
+
+    def add(self, low: np.float32, high: np.float32) -> None:
+        """Take in the range of a tile."""
         with self._lock:
             least, greatest = self._minmax[0]
             # NaN sticks; between equal zeros the sign decides, as within a tile.
@@ -223,6 +226,28 @@ class _MeanAccumulator:
         if self._backend is not None:
             self.result = _mean(self._backend, self._leaves, self._count)
         return True
+
+
+@ieee_arithmetic()
+def update_together(
+    accumulators: Sequence[Accumulator],
+    sources: Sequence[ImportanceSource],
+    backend: Backend,
+    offset: int,
+    *,
+    threads: int,
+) -> None:
+    """:meth:`Accumulator.update` of several, for one tile of importances of one measure: all ranges in one call."""
+    pairs = list(zip(accumulators, sources, strict=True))
+    ranged = [(accumulator, source) for accumulator, source in pairs if isinstance(accumulator, _RangeAccumulator)]
+    if ranged:
+        ends = _nothing(len(ranged))
+        backend.ranges([source for _, source in ranged], ends, None, threads=threads)
+        for (accumulator, _), (low, high) in zip(ranged, ends, strict=True):
+            accumulator.add(low, high)
+    for accumulator, source in pairs:
+        if not isinstance(accumulator, _RangeAccumulator):
+            accumulator.update(backend, source, offset, threads=threads)
 
 
 _DIGITS = (11, 11, 10)

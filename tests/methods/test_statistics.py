@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from sta_kernels.kernels.backend import LEAF
 from sta_kernels.kernels.buffers import Buffer, ImportanceSource
 from sta_kernels.kernels.numpy_backend import NumpyBackend
-from sta_kernels.methods.statistics import Mean, OrderStatistic, Range, Statistic
+from sta_kernels.methods.statistics import Mean, OrderStatistic, Range, Statistic, update_together
 
 BACKEND = NumpyBackend()
 
@@ -96,3 +96,37 @@ def test_subnormals_survive_a_caller_who_flushes_them() -> None:
         torch.set_flush_denormal(False)
     assert flushed == expected
     assert expected[2] > 0
+
+
+def test_several_at_once_are_the_same_as_one_by_one() -> None:
+    """All kinds over the same tiles; ranges share their calls."""
+    arrays = [np.random.default_rng(seed).lognormal(0, 3, 3 * LEAF + 9).astype(np.float32) for seed in range(3)]
+    arrays[1][LEAF] = np.nan
+    kinds = [Range(0, "lp"), Range(1, "lp"), Mean(2, "lp"), OrderStatistic(2, "lp", 77)]
+    accumulators = [statistic.accumulator(len(arrays[0])) for statistic in kinds]
+    calls: list[int] = []
+
+    class Counting(NumpyBackend):
+        def ranges(self, sources: Any, minmax: Any, leaves: Any, *, threads: int) -> None:
+            calls.append(len(sources))
+            super().ranges(sources, minmax, leaves, threads=threads)
+
+    open_ones = dict(enumerate(accumulators))
+    while open_ones:
+        for start in (LEAF, 0, 3 * LEAF, 2 * LEAF):
+            tiles = [Buffer.from_numpy(arrays[kinds[i].task][start : start + LEAF]) for i in open_ones]
+            sources = [ImportanceSource("lp", tile) for tile in tiles]
+            update_together(list(open_ones.values()), sources, Counting(), start, threads=1)
+        open_ones = {i: accumulator for i, accumulator in open_ones.items() if not accumulator.end_of_pass()}
+    for statistic, accumulator in zip(kinds, accumulators, strict=True):
+        np.testing.assert_equal(accumulator.result, accumulate(statistic, arrays[statistic.task], LEAF))
+    assert calls == [2, 1] * 4  # two ranges in one call, then the mean's sums
+
+
+@pytest.mark.parametrize("kind", [Range, Mean, OrderStatistic])
+def test_whole_segments_are_the_same_as_tiles(kind: Any) -> None:
+    arrays = [np.random.default_rng(n).lognormal(0, 3, n).astype(np.float32) for n in (1, 700, 2 * LEAF + 3, 0)]
+    statistics = [kind(0, "lp", 5) if kind is OrderStatistic else kind(0, "lp") for _ in arrays]
+    sources = [ImportanceSource("lp", Buffer.from_numpy(array)) for array in arrays]
+    together = kind.of_segments(statistics, sources, BACKEND, 1)
+    np.testing.assert_equal(together, [accumulate(s, a, LEAF) for s, a in zip(statistics, arrays, strict=True)])
