@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from sta_kernels.errors import InputError
+from sta_kernels import merging, state_dict
+from sta_kernels.errors import InputError, RunError
 from sta_kernels.merging import forget, merge
 
 W = torch.ones(2, 3)
@@ -181,3 +182,29 @@ def test_forgetting_holds_base_and_model_against_the_target() -> None:
         forget({"w": W, "head": W * 2}, GOOD, GOOD, GOOD)
     with pytest.raises(InputError, match=r"^finetuned\[0\]: 'w' has shape"):
         forget(GOOD, GOOD, {"w": W.t()}, GOOD)
+
+
+def test_tensors_on_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch's device without memory standing in for a GPU."""
+    monkeypatch.setattr(state_dict, "SERVED", ("cpu", "meta"))
+    elsewhere = {"w": W.to("meta")}
+    message = "{} 'w' is on {}, but {} is on {}; move one of them with .to()"
+    refused(message.format("finetuned[1]:", "meta", "base", "cpu"), GOOD, [GOOD, elsewhere], method="linear")
+    refused(message.format("finetuned[0]:", "cpu", "base", "meta"), elsewhere, [GOOD], method="task_arithmetic")
+    refused(message.format("importances[0]:", "meta", "base", "cpu"), GOOD, [GOOD], importances=[elsewhere])
+    refused("base: 'v' is on meta, but base is on cpu", {"w": W, "v": W.to("meta")}, [GOOD], method="linear")
+
+
+def test_a_device_that_nothing_serves_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def choose(*, device: str) -> None:
+        asked.append(device)
+        raise RunError(f"tensors are on {device}")
+
+    monkeypatch.setattr(state_dict, "SERVED", ("meta",))
+    monkeypatch.setattr(merging, "get_backend", choose)
+    elsewhere = {"w": W.to("meta")}
+    with pytest.raises(RunError, match="tensors are on meta"):
+        merge(elsewhere, [elsewhere], method="linear")
+    assert asked == ["meta"]
