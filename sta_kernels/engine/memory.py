@@ -84,7 +84,7 @@ class Sizes:
         tile: bytes of all operands and the output of one tile.
         arena: most bytes per worker; a segment whose operands fit is read once even where its statistics come first.
         least: bytes per worker without which a merge is refused.
-        reserve: bytes in main memory that the kernels hold per worker, besides its buffers.
+        reserve: bytes in main memory that the kernels, or their compiler, hold per worker, besides its buffers.
         in_main_memory: times that a worker's buffers are in main memory.
         on_device: times that they are on the device.
     """
@@ -107,7 +107,7 @@ SIZES = {
     "native": Sizes(tile=4 << 20, arena=96 << 20, least=6 << 20, reserve=1 << 20),
     "reference": Sizes(tile=4 << 20, arena=96 << 20, least=6 << 20, reserve=24 << 20),
     # Tens of megabytes: an operand's copy takes far longer than it costs to start it, and a tile longer than its calls.
-    "cuda": Sizes(tile=32 << 20, arena=128 << 20, least=8 << 20, reserve=2 << 20, on_device=1),
+    "cuda": Sizes(tile=32 << 20, arena=128 << 20, least=8 << 20, reserve=8 << 20, on_device=1),
     "interpret": Sizes(tile=4 << 20, arena=128 << 20, least=8 << 20, reserve=24 << 20, in_main_memory=2),
 }
 """By the kernels' name, or the device that Triton's work on."""
