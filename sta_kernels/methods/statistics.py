@@ -245,9 +245,9 @@ def update_together(
         backend.ranges([source for _, source in ranged], ends, None, threads=threads)
         for (accumulator, _), (low, high) in zip(ranged, ends, strict=True):
             accumulator.add(low, high)
-    for accumulator, source in pairs:
-        if not isinstance(accumulator, _RangeAccumulator):
-            accumulator.update(backend, source, offset, threads=threads)
+    for other, source in pairs:
+        if not isinstance(other, _RangeAccumulator):
+            other.update(backend, source, offset, threads=threads)
 
 
 _DIGITS = (11, 11, 10)
