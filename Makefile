@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+WORKERS ?= 2
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 
@@ -29,8 +30,8 @@ demo: $(VENV)/.with-demo ## fine-tune, merge and forget real image tasks; print 
 	$(VENV)/bin/sta-kernels demo --out demo-out $(DEMO_ARGS)
 
 .PHONY: test
-test: $(VENV)/.with-test ## run the tests
-	cd tests && $(PYTEST) --timeout 600 $(PYTEST_ARGS)
+test: $(VENV)/.with-test ## run the tests, in as many processes as WORKERS says
+	cd tests && $(PYTEST) --timeout 600 -n $(WORKERS) $(PYTEST_ARGS)
 
 .PHONY: test-gpu
 test-gpu: $(VENV)/.with-test ## run the tests that need a GPU

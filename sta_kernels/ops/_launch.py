@@ -18,7 +18,7 @@ from sta_kernels.kernels.triton.leaf_sums import launch_fold, launch_leaf_sums
 from sta_kernels.kernels.triton.order_statistic import launch_order_statistic, launch_order_statistic_exact
 from sta_kernels.kernels.triton.sta_forget import ForgetSegment, launch_sta_forget
 from sta_kernels.kernels.triton.sta_merge import MergeSegment, launch_sta_merge
-from sta_kernels.kernels.triton.statistics import launch_ranges
+from sta_kernels.kernels.triton.statistics import fits_cache, launch_ranges
 from sta_kernels.kernels.triton.taylor import FinishItem, launch_taylor_accumulate, launch_taylor_finish
 from sta_kernels.kernels.triton.weighted_sum import SumSegment, launch_weighted_sum
 from sta_kernels.ops._flat import Flat, flat, of_one_dtype
@@ -44,7 +44,9 @@ def sta_merge(
     models = tuple(memory.read(each) for each in finetuned)
     stored = tuple(memory.read(each) for each in importances)
     if normaliser is None:
-        table = _ranges_to_normaliser(launch_ranges(device, _sources(measure, stored, models)))
+        # What fits the second-level cache is asked to stay there, and leaves memory once.
+        resident = fits_cache(device, [*stored, *(() if measure == "lp" else models)])
+        table = _ranges_to_normaliser(launch_ranges(device, _sources(measure, stored, models), resident=resident))
     else:
         table = normaliser.detach().contiguous()
     weights = None

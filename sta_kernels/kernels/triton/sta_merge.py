@@ -33,7 +33,9 @@ from sta_kernels.kernels.triton.primitives import (
     widen,
 )
 from sta_kernels.kernels.triton.sta_merge_plain import merge_plainly
-from sta_kernels.kernels.triton.tuned import MOST_BLOCKS
+
+_REGISTERS = {} if torch.version.hip else {"maxnreg": 255}
+"""Left alone, NVIDIA's assembler stops at fewer registers and spills the rest."""
 
 MOST_IN_REGISTERS = 16
 """Tasks up to which the importances of a block fit the registers."""
@@ -105,7 +107,7 @@ def launch_sta_merge(
             len(first.models),
             first.base.dtype,
             first.models[0].dtype,
-            *(_importance_dtype(first) or (DType.F32,)),
+            first.importances[0].dtype if first.importances else DType.F32,
             first.out.dtype,
             k=k,
             ties=ties,
@@ -127,6 +129,7 @@ def launch_sta_merge(
             **constants,
             num_warps=launch.warps,
             enable_fp_fusion=False,
+            **_REGISTERS,
         )
 
 
@@ -148,6 +151,7 @@ def merge_constants(
     """Compile-time arguments of the kernel."""
     n_power = max(2, triton.next_power_of_2(n_tasks))
     rank = k if ties == "drop" else k + 1
+    per_thread = max(1, config.per_thread)
     fast = 2 <= n_tasks <= MOST_IN_REGISTERS and 1 <= rank <= n_tasks and ties != "first" and out is not DType.F64
     if ties == "drop":
         fast = fast and k < n_tasks
@@ -161,17 +165,20 @@ def merge_constants(
         "NETWORK": selection_network(n_tasks, rank) if fast else (),
         "WEIGHTED": weighted,
         "COUNTED": counted,
-        "FIELDS": 32 // MOST_BLOCKS.bit_length(),
+        # Counters that share a 32-bit integer of a thread: each counts the elements that it sees of a chunk.
+        "FIELDS": 32 // (per_thread * (config.chunk // config.block)).bit_length(),
+        "PER_THREAD": per_thread,
         "FAST": fast,
-        # Beyond this, pointers and weights of all tasks at once do not fit beside what the network needs.
-        "FRUGAL": n_tasks * config.per_thread > 48,
+        # What does not fit a thread's registers beside the network: at first pointers and weights of all tasks, then
+        # their normalisers too. It is loaded, and computed, again in every block.
+        "FRUGAL": sum(n_tasks * config.per_thread > most for most in (48, 72)),
         "ALIGNED": aligned,
         "BASE": tables.language_dtype(base),
         "MODEL": tables.language_dtype(model),
         "IMPORTANCE": tables.language_dtype(importance),
         "OUT": tables.language_dtype(out),
         "BLOCK": config.block,
-        "PLAIN_BLOCK": max(16, min(128, 4096 // n_power)),
+        "PLAIN_BLOCK": max(16, min(128, 1024 // n_power)),
         "CHUNK": config.chunk,
     }
 
@@ -198,6 +205,7 @@ def _sta_merge_kernel(
     WEIGHTED: tl.constexpr,
     COUNTED: tl.constexpr,
     FIELDS: tl.constexpr,
+    PER_THREAD: tl.constexpr,
     FAST: tl.constexpr,
     FRUGAL: tl.constexpr,
     ALIGNED: tl.constexpr,
@@ -220,8 +228,9 @@ def _sta_merge_kernel(
     counts_ptr += segment * (N + 1)
     done = 0
     if FAST:
-        base_ptr = pointer(tl.load(row_ptr + 2), BASE, ALIGNED) + first
-        out_ptr = pointer(tl.load(row_ptr + 3), OUT, ALIGNED) + first
+        if not FRUGAL:
+            base_ptr = pointer(tl.load(row_ptr + 2), BASE, ALIGNED) + first
+            out_ptr = pointer(tl.load(row_ptr + 3), OUT, ALIGNED) + first
         models = ()
         importances = ()
         invariants = ()
@@ -232,16 +241,19 @@ def _sta_merge_kernel(
                 if MEASURE != "amp":
                     importances += (pointer(tl.load(row_ptr + 4 + N + i), IMPORTANCE, ALIGNED) + first,)
             known = invariant(tl.load(normaliser_ptr + 2 * i), tl.load(normaliser_ptr + 2 * i + 1))
-            invariants += (known[:4],)
             exact = exact & known[4]
+            if FRUGAL < 2:
+                invariants += (known[:4],)
         if exact:
             done = count // BLOCK * BLOCK
         tallies = ()
         if COUNTED:
             for _ in tl.static_range((N + FIELDS) // FIELDS):
-                tallies += (tl.zeros([BLOCK], tl.int32),)
+                tallies += (tl.zeros([BLOCK // PER_THREAD], tl.int32),)
         for start in range(0, done, BLOCK):
             here = positions(start, BLOCK)
+            if FRUGAL:
+                base_ptr = pointer(tl.load(row_ptr + 2), BASE, ALIGNED) + first
             base = widen(tl.load(base_ptr + here))
             values = ()
             thetas = ()
@@ -264,16 +276,19 @@ def _sta_merge_kernel(
                     if MEASURE == "lp_amp":
                         importance = widen(tl.load(importance_ptr + here)) * importance
                     thetas += (theta,)
-                values += (normalise(importance, *invariants[i]),)
+                if FRUGAL < 2:
+                    values += (normalise(importance, *invariants[i]),)
+                else:
+                    known = invariant(tl.load(normaliser_ptr + 2 * i), tl.load(normaliser_ptr + 2 * i + 1))
+                    values += (normalise(importance, *known[:4]),)
             threshold = select(values, NETWORK, RANK)
+            ordinary = tl.reduce(threshold, 0, least) >= LEAST_EXACT
             # A sum that starts at −0 leaves every base as it is where nothing is added, −0 too. Made of its bits: a
             # tensor filled with −0.0 holds +0.
             total = tl.full([BLOCK], 0 if WEIGHTED else -0x80000000, tl.int32).to(tl.float32, bitcast=True)
             routed = tl.full([BLOCK], False, tl.int1)
-            fresh = ()
-            if COUNTED:
-                for _ in tl.static_range((N + FIELDS) // FIELDS):
-                    fresh += (tl.zeros([BLOCK], tl.int32),)
+            summed = ()
+            packed = tl.zeros([BLOCK], tl.int32)
             for i in tl.static_range(N):
                 if FRUGAL and MEASURE == "lp":
                     theta = widen(tl.load(pointer(tl.load(row_ptr + 4 + i), MODEL, ALIGNED) + first + here))
@@ -287,18 +302,20 @@ def _sta_merge_kernel(
                 if WEIGHTED or COUNTED:
                     routed = routed | chosen
                 if COUNTED:
-                    fresh = _count(fresh, chosen, i, FIELDS)
+                    packed = tl.where(chosen, packed + (1 << (32 // FIELDS * (i % FIELDS))), packed)
+                    if i % FIELDS == FIELDS - 1:
+                        summed += (tallies[i // FIELDS] + _in_thread(packed, ordinary, PER_THREAD),)
+                        packed = tl.zeros([BLOCK], tl.int32)
             if WEIGHTED:
                 merged = tl.where(routed, base + lambda_ * total, base)
             else:
                 merged = base + total
-            ordinary = tl.reduce(threshold, 0, least) >= LEAST_EXACT
+            if FRUGAL:
+                out_ptr = pointer(tl.load(row_ptr + 3), OUT, ALIGNED) + first
             tl.store(out_ptr + here, narrow(merged, OUT), mask=ordinary)
             if COUNTED:
-                fresh = _count(fresh, ~routed, N, FIELDS)
-                summed = ()
-                for i in tl.static_range((N + FIELDS) // FIELDS):
-                    summed += (tallies[i] + tl.where(ordinary, fresh[i], 0),)
+                packed = tl.where(routed, packed, packed + (1 << (32 // FIELDS * (N % FIELDS))))
+                summed += (tallies[N // FIELDS] + _in_thread(packed, ordinary, PER_THREAD),)
                 tallies = summed
             if not ordinary:
                 begin = first + start
@@ -352,8 +369,6 @@ def _sta_merge_kernel(
 
 
 @triton.jit
-def _count(tallies, chosen, INDEX: tl.constexpr, FIELDS: tl.constexpr):
-    """Add 1 to counter ``INDEX`` where chosen; ``FIELDS`` counters share a 32-bit integer."""
-    which: tl.constexpr = INDEX // FIELDS
-    one: tl.constexpr = 1 << (32 // FIELDS * (INDEX % FIELDS))
-    return tallies[:which] + (tl.where(chosen, tallies[which] + one, tallies[which]),) + tallies[which + 1 :]
+def _in_thread(packed, ordinary, PER_THREAD: tl.constexpr):
+    """Add up what each thread has counted in its elements of an ordinary block."""
+    return tl.where(ordinary, tl.sum(tl.reshape(packed, [packed.shape[0] // PER_THREAD, PER_THREAD]), 1), 0)

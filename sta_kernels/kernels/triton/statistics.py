@@ -32,7 +32,7 @@ def launch_ranges(
         device: where the sources' addresses are.
         sources: contiguous operands.
         slots: row of the result that each source is folded into, for tensors that share a normaliser; its own if None.
-        resident: ask for the operands to stay in the second-level cache, for a merge that follows (:func:`l2_groups`).
+        resident: ask for the operands to stay in the second-level cache, for a merge that follows (:func:`fits_cache`).
         config: of the launches; by signature and size if None.
 
     Returns:
@@ -94,29 +94,14 @@ def launch_first_nonfinite(
     return found
 
 
-def l2_groups(sizes: Sequence[int], capacity: int) -> list[slice]:
-    """Cut a list of tensors into runs whose bytes fit in a cache together.
+def fits_cache(device: torch.device, buffers: Sequence[Buffer]) -> bool:
+    """Whether buffers take at most half of the device's second-level cache; the rest is for what passes through it.
 
-    For a merge without a normaliser: the ranges of one run with ``resident=True``, then its merge, then the next run.
-    The merge finds the importances in the cache, so that they leave memory once. A run costs two launches, so short
-    runs gain nothing: where reading them a second time takes less than a launch, one run over everything is faster.
-
-    Args:
-        sizes: bytes per tensor, of all its importances.
-        capacity: bytes that may be counted on; less than the cache, which also holds other operands on their way.
-
-    Returns:
-        Consecutive slices that cover the list; a tensor above the capacity is a run of its own.
+    For a merge without a normaliser: the ranges with ``resident=True``, then the merge, which finds the importances
+    there.
     """
-    runs, begin, total = [], 0, 0
-    for index, size in enumerate(sizes):
-        if index > begin and total + size > capacity:
-            runs.append(slice(begin, index))
-            begin, total = index, 0
-        total += size
-    if begin < len(sizes):
-        runs.append(slice(begin, len(sizes)))
-    return runs
+    cache = torch.cuda.get_device_properties(device).L2_cache_size if device.type == "cuda" else 0
+    return 2 * sum(buffer.size * buffer.dtype.itemsize for buffer in buffers) <= cache
 
 
 def _choice(config: LaunchConfig | None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from sta_kernels.kernels.numpy_backend import NumpyBackend
 from sta_kernels.kernels.triton import leaf_sums, sources
 from sta_kernels.kernels.triton.config import LaunchConfig
 from sta_kernels.kernels.triton.leaf_sums import launch_fold, launch_leaf_sums, launch_ranges_and_leaf_sums
-from sta_kernels.kernels.triton.statistics import l2_groups, launch_first_nonfinite, launch_ranges
+from sta_kernels.kernels.triton.statistics import fits_cache, launch_first_nonfinite, launch_ranges
 
 # Overflow and NaN are among the operands, and the interpreter is NumPy.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -183,20 +184,13 @@ def test_first_nonfinite_is_of_the_float32_values() -> None:
     assert found.tolist() == [2, 0]  # the last value rounds to infinity
 
 
-@pytest.mark.parametrize(
-    ("sizes", "capacity", "runs"),
-    [
-        ([], 10, []),
-        ([5], 10, [(0, 1)]),
-        ([5, 5], 10, [(0, 2)]),
-        ([5, 6], 10, [(0, 1), (1, 2)]),
-        ([11], 10, [(0, 1)]),
-        ([1, 11, 1, 2], 10, [(0, 1), (1, 2), (2, 4)]),
-        ([0, 0, 10, 0, 1], 10, [(0, 4), (4, 5)]),
-    ],
-)
-def test_runs_that_fit_a_cache(sizes: list[int], capacity: int, runs: list[tuple[int, int]]) -> None:
-    assert l2_groups(sizes, capacity) == [slice(*run) for run in runs]
+def test_what_fits_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most half of a GPU's cache; main memory has none that a launch could ask for."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(L2_cache_size=80))
+    ten, eleven = Buffer.from_numpy(np.ones(10, np.float32)), Buffer.from_numpy(np.ones(11, np.float32))
+    assert fits_cache(torch.device("cuda"), [ten])
+    assert not fits_cache(torch.device("cuda"), [eleven])
+    assert not fits_cache(torch.device("cpu"), [ten])
 
 
 def test_what_cannot_be_launched() -> None:
