@@ -16,6 +16,7 @@ import numpy as np
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import TIES
 from sta_kernels.kernels.buffers import MEASURES, Buffer, ImportanceSource
+from sta_kernels.kernels.reference.environment import ieee_arithmetic
 
 ABI_VERSION = 2
 MAX_MODELS = 256
@@ -222,6 +223,7 @@ class NativeBackend:
         """See :class:`sta_kernels.kernels.backend.Backend`."""
         return self._select(ImportanceSource("lp", x), k, 1, threads)
 
+    @ieee_arithmetic()  # the result may be subnormal, and so may the threshold below: both are converted in this thread
     def _select(self, source: ImportanceSource, k: int, exact: int, threads: int) -> float:
         importance, theta, measure = _columns([source])
         result = ctypes.c_double()
@@ -232,6 +234,7 @@ class NativeBackend:
         )  # fmt: skip
         return result.value
 
+    @ieee_arithmetic()
     def sta_forget(
         self,
         target: Buffer,

@@ -101,3 +101,18 @@ def test_p_of_numpy_is_the_decimal_that_it_prints():
     base, model = torch.zeros(11), torch.arange(1.0, 12.0)
     want, got = (ops.sta_forget(base, base, model, model, p=p) for p in (0.7, np.float32(0.7)))
     assert torch.equal(got, want)
+
+
+def test_flush_denormal_of_the_caller_changes_nothing():
+    """The threshold is subnormal here, and crosses from one call to the next."""
+    importance = torch.tensor([1e-42, 2e-42, 3e-42, 5e-42, 1.0, 2.0])
+    given = torch.zeros(6), torch.zeros(6), torch.ones(6), importance
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush")
+    try:
+        forgotten = ops.sta_forget(*given, p=0.5)
+        rank = ops.order_statistic(importance, 3).view(torch.int32).item()
+    finally:
+        torch.set_flush_denormal(False)
+    assert forgotten.tolist() == [0, 0, 0, -1, -1, -1]
+    assert rank == importance[2].view(torch.int32).item()
