@@ -31,7 +31,7 @@ demo: $(VENV)/.with-demo ## fine-tune, merge and forget real image tasks; print 
 
 .PHONY: test
 test: $(VENV)/.with-test ## run the tests, in as many processes as WORKERS says
-	cd tests && $(PYTEST) --timeout 600 -n $(WORKERS) $(PYTEST_ARGS)
+	cd tests && $(PYTEST) --timeout 600 -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 .PHONY: test-gpu
 test-gpu: $(VENV)/.with-test ## run the tests that need a GPU

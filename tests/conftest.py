@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import settings
+from sections import SECTIONS
 
 settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no-deadline")
@@ -26,3 +29,27 @@ class WorkedExample:
 def FX() -> WorkedExample:
     """The worked example on which every method is checked by hand."""
     return WorkedExample()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make room for what tests have to say."""
+    config.stash[SECTIONS] = {}
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand it from a worker process to the one that prints."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["sections"] = session.config.stash[SECTIONS]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take it from a worker process, which a crash may have kept from saying anything."""
+    node.config.stash[SECTIONS].update(getattr(node, "workeroutput", {}).get("sections", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print it."""
+    for title, text in config.stash[SECTIONS].items():
+        terminalreporter.section(title)
+        terminalreporter.write_line(text)
