@@ -18,7 +18,7 @@ from sta_kernels.kernels.numpy_backend import NumpyBackend
 from sta_kernels.kernels.triton import networks, sta_merge
 from sta_kernels.kernels.triton.config import LaunchConfig
 
-SIZES = (0, 1, 63, 64, 65, 400)
+SIZES = (0, 1, 63, 64, 65, 300)
 ALL_KINDS = (*KINDS, POSITIVE_QUOTIENTS, SUBNORMAL_QUOTIENTS)
 
 
@@ -40,7 +40,7 @@ def draw(n_tasks: int, sizes: Sequence[int], kind: str, k: int, weight=DType.F32
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
-@pytest.mark.parametrize("n_tasks", [2, 3, 6])
+@pytest.mark.parametrize("n_tasks", [2, 6])
 def test_many_tensors_in_one_launch(n_tasks: int, kind: str) -> None:
     k = 1 + (n_tasks - 1) * 7 // 10
     assert same_as_reference(draw(n_tasks, SIZES, kind, k))
@@ -49,8 +49,8 @@ def test_many_tensors_in_one_launch(n_tasks: int, kind: str) -> None:
 @pytest.mark.parametrize("n_tasks", range(1, 17))
 def test_every_number_of_tasks(n_tasks: int) -> None:
     """Kinds and ranks that hold ties which only a correctly rounded division makes."""
-    for k in sorted({0, 1, n_tasks // 2, (7 * n_tasks) // 10, n_tasks}):
-        assert same_as_reference(draw(n_tasks, (150,), POSITIVE_QUOTIENTS, k)), k
+    for k in sorted({1, (7 * n_tasks) // 10, n_tasks}):
+        assert same_as_reference(draw(n_tasks, (100,), POSITIVE_QUOTIENTS, k)), k
 
 
 @pytest.mark.parametrize("n_tasks", [17, 20, 33])
@@ -63,7 +63,7 @@ def test_more_tasks_than_registers_hold(n_tasks: int, ties: str) -> None:
 @pytest.mark.parametrize("kind", ["ties", "edges", "constant"])
 def test_rules_for_ties(kind: str, ties: str) -> None:
     for k in (0, 2, 4, 5):
-        assert same_as_reference(draw(5, (130,), kind, k, ties=ties)), k
+        assert same_as_reference(draw(5, (100,), kind, k, ties=ties)), k
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_misaligned_operands(shift: int) -> None:
 
 @pytest.mark.parametrize("config", [LaunchConfig(32, 32, 1), LaunchConfig(128, 1024, 4), LaunchConfig(256, 256, 8)])
 def test_the_bits_do_not_depend_on_the_launch(config: LaunchConfig) -> None:
-    assert same_as_reference(draw(6, (1000, 31), "plain", 4), config=config)
+    assert same_as_reference(draw(6, (600, 31), "plain", 4), config=config)
 
 
 def test_frugal_kernels() -> None:
@@ -118,7 +118,7 @@ def test_frugal_kernels() -> None:
         },
     )["FRUGAL"]
     for measure in ("lp", "lp_amp", "amp"):
-        assert same_as_reference(draw(8, (2500,), "plain", 5, DType.BF16, measure=measure), config=wide), measure
+        assert same_as_reference(draw(8, (1500,), "plain", 5, DType.BF16, measure=measure), config=wide), measure
 
 
 def test_an_output_may_be_the_base() -> None:
@@ -166,7 +166,7 @@ def test_planted_comparator(monkeypatch: pytest.MonkeyPatch) -> None:
     for dropped in range(len(original)):
         network = original[:dropped] + original[dropped + 1 :]
         monkeypatch.setattr(sta_merge, "selection_network", lambda n, rank, network=network: network)
-        assert not same_as_reference(draw(6, (400,), "plain", 4)), dropped
+        assert not same_as_reference(draw(6, (130,), "plain", 4)), dropped
 
 
 def test_planted_guard(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def test_planted_ties(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_division_as_it_is_compiled(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     as_compiled(monkeypatch)
     for k in (1, 3):
-        assert same_as_reference(draw(4, (600,) * 4, kind, k), config=LaunchConfig(128, 512, 4)), k
+        assert same_as_reference(draw(4, (300,) * 2, kind, k), config=LaunchConfig(128, 256, 4)), k
 
 
 def test_planted_approximate_division(monkeypatch: pytest.MonkeyPatch) -> None:
