@@ -17,7 +17,10 @@ HEADROOM: tl.constexpr = tl.constexpr(25)
 """Binary places by which :func:`divide` keeps quotients away from the subnormal numbers."""
 
 LEAST_EXACT: tl.constexpr = tl.constexpr(2.0 ** (25 - 126))
-"""Least scaled quotient that stands for a normal one; what is smaller may have been rounded otherwise."""
+"""Scaled quotients above it stand for normal ones; what is smaller may have been rounded otherwise."""
+
+GREATEST_SHIFT: tl.constexpr = tl.constexpr(2.0**102)
+"""Greatest magnitude of a shift whose difference from a finite float32 rounds to a finite one."""
 
 
 @triton.jit
@@ -58,7 +61,7 @@ def positions(start, BLOCK: tl.constexpr):
 
 @triton.jit
 def invariant(shift, divisor):
-    """What :func:`divide` needs of one task's normaliser, computed once.
+    """What :func:`normalise` needs of one task's normaliser, computed once.
 
     The significand of the divisor, its correctly rounded reciprocal, and the power of two (with :data:`HEADROOM`) that
     takes differences to the same scale.
@@ -68,15 +71,14 @@ def invariant(shift, divisor):
     """
     bits = divisor.to(tl.int32, bitcast=True)
     exponent = bits >> 23  # negative divisors and NaN are not exact below
-    constant = divisor == 0.0
     inside = (exponent >= HEADROOM) & (exponent < 255)
     scale = (tl.where(inside, 254 + HEADROOM - exponent, 0) << 23).to(tl.float32, bitcast=True)
     significand = tl.where(inside, (bits & 0x7FFFFF) | 0x3F800000, 0x3F800000).to(tl.float32, bitcast=True)
     offset = tl.where(inside, -shift * scale, 0.0)
-    # A shift that is tiny or huge beside the range does not survive the scaling.
+    # A shift that is tiny or huge beside the range does not survive the scaling; one beyond 2^102 could take a finite
+    # importance to infinity, which a multiply-add steps over.
     kept = (tl.div_rn(offset, tl.where(inside, scale, 1.0)) == -shift) & (tl.abs(offset) < float("inf"))
-    constant = (divisor == 0.0) & (tl.abs(shift) < float("inf"))
-    exact = (inside & kept) | constant
+    exact = ((inside & kept) | (divisor == 0.0)) & (tl.abs(shift) <= GREATEST_SHIFT)
     return scale, offset, significand, tl.div_rn(1.0, significand), exact
 
 
@@ -86,8 +88,8 @@ def normalise(importance, scale, offset, divisor, reciprocal):
 
     The difference is scaled by a power of two in the multiply-add that forms it, and divided by the significand of the
     divisor with Markstein's sequence: with c = RN(1/d) and q = RN(x·c), r = x − q·d is exact and RN(q + r·c) is the
-    correctly rounded quotient, which the tests prove over every significand. Results below :data:`LEAST_EXACT` are not
-    to be trusted, nor is NaN, which also stands for an overflow; callers test for both.
+    correctly rounded quotient, which the tests prove over every significand. Results up to :data:`LEAST_EXACT` are not
+    to be trusted but for 0, nor is NaN, which also stands for an overflow; callers test for both.
     """
     x = tl.fma(importance, scale, offset)
     if INTERPRETED:  # its multiply-add rounds twice; the one above has an exact product
@@ -136,7 +138,7 @@ def select(values, NETWORK: tl.constexpr, RANK: tl.constexpr):
 
 @triton.jit
 def key(x):
-    """32-bit integer (in int64) that orders as float32 does: −0 below +0, every NaN last, 0xFFFFFFFF."""
+    """32-bit integer that orders as float32 does: −0 below +0, every NaN last, 0xFFFFFFFF."""
     bits = x.to(tl.uint32, bitcast=True)
     ordered = tl.where(bits >> 31 != 0, bits ^ 0xFFFFFFFF, bits | 0x80000000)
     return tl.where(x == x, ordered, 0xFFFFFFFF)

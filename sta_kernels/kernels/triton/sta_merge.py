@@ -33,6 +33,7 @@ from sta_kernels.kernels.triton.primitives import (
     widen,
 )
 from sta_kernels.kernels.triton.sta_merge_plain import merge_plainly
+from sta_kernels.kernels.triton.tuned import MOST_BLOCKS
 
 _REGISTERS = {} if torch.version.hip else {"maxnreg": 255}
 """Left alone, NVIDIA's assembler stops at fewer registers and spills the rest."""
@@ -101,7 +102,12 @@ def launch_sta_merge(
         sizes = [segment.out.size for segment in chosen]
         dtypes = [buffer.dtype for buffer in first.buffers]
         launch = config or elementwise_config(
-            [dtype.itemsize for dtype in dtypes], sum(sizes), device=device, op="sta_merge", dtypes=dtypes
+            [dtype.itemsize for dtype in dtypes],
+            sum(sizes),
+            device=device,
+            op="sta_merge",
+            dtypes=dtypes,
+            variant=(len(first.models), measure),
         )
         constants = merge_constants(
             len(first.models),
@@ -126,6 +132,7 @@ def launch_sta_merge(
             weights,
             row_table if counts is None else counts,
             lambda_,
+            launch.chunk,
             **constants,
             num_warps=launch.warps,
             enable_fp_fusion=False,
@@ -166,7 +173,7 @@ def merge_constants(
         "WEIGHTED": weighted,
         "COUNTED": counted,
         # Counters that share a 32-bit integer of a thread: each counts the elements that it sees of a chunk.
-        "FIELDS": 32 // (per_thread * (config.chunk // config.block)).bit_length(),
+        "FIELDS": 32 // (per_thread * MOST_BLOCKS).bit_length(),
         "PER_THREAD": per_thread,
         "FAST": fast,
         # What does not fit a thread's registers beside the network: at first pointers and weights of all tasks, then
@@ -179,7 +186,6 @@ def merge_constants(
         "OUT": tables.language_dtype(out),
         "BLOCK": config.block,
         "PLAIN_BLOCK": max(16, min(128, 1024 // n_power)),
-        "CHUNK": config.chunk,
     }
 
 
@@ -195,6 +201,7 @@ def _sta_merge_kernel(
     weights_ptr,  # float32 [S, N]
     counts_ptr,  # int64 [S, N + 1]
     lambda_,
+    chunk,  # elements per program, a multiple of BLOCK
     N: tl.constexpr,
     N_POWER: tl.constexpr,
     RANK: tl.constexpr,
@@ -215,13 +222,12 @@ def _sta_merge_kernel(
     OUT: tl.constexpr,
     BLOCK: tl.constexpr,
     PLAIN_BLOCK: tl.constexpr,
-    CHUNK: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
-    first = tl.load(chunks_ptr + 2 * program + 1).to(tl.int64) * CHUNK
+    first = tl.load(chunks_ptr + 2 * program + 1).to(tl.int64) * chunk
     stride: tl.constexpr = 4 + N if MEASURE == "amp" else 4 + 2 * N
     row_ptr = rows_ptr + tl.load(chunks_ptr + 2 * program).to(tl.int64) * stride
-    count = tl.minimum(tl.load(row_ptr) - first, CHUNK).to(tl.int32)
+    count = tl.minimum(tl.load(row_ptr) - first, chunk).to(tl.int32)
     segment = tl.load(row_ptr + 1)
     normaliser_ptr += segment * 2 * N
     weights_ptr += segment * N
@@ -282,7 +288,12 @@ def _sta_merge_kernel(
                     known = invariant(tl.load(normaliser_ptr + 2 * i), tl.load(normaliser_ptr + 2 * i + 1))
                     values += (normalise(importance, *known[:4]),)
             threshold = select(values, NETWORK, RANK)
-            ordinary = tl.reduce(threshold, 0, least) >= LEAST_EXACT
+            ordinary = tl.reduce(threshold, 0, least) > LEAST_EXACT
+            if not ordinary:  # zeros are exact: weights and inputs without gradient are no reason for the plain path
+                smallest = tl.full([BLOCK], 1.0, tl.float32)
+                for i in tl.static_range(N):
+                    smallest = least(smallest, tl.where(values[i] == 0.0, 1.0, values[i]))
+                ordinary = tl.reduce(smallest, 0, least) > LEAST_EXACT
             # A sum that starts at −0 leaves every base as it is where nothing is added, −0 too. Made of its bits: a
             # tensor filled with −0.0 holds +0.
             total = tl.full([BLOCK], 0 if WEIGHTED else -0x80000000, tl.int32).to(tl.float32, bitcast=True)

@@ -53,7 +53,7 @@ def merge_plainly(
             if MEASURE == "lp_amp":
                 importance = widen(tl.load(importances + here[None, :], mask=there, other=0.0)) * importance
         value = normalise_plainly(importance, shift, divisor)
-        # A NaN ranks as +inf; rows beyond the last task below everything, where no rank counts them.
+        # A NaN ranks as +inf. Rows beyond the last task hold anything, and no rank counts them.
         ranked = tl.where(value == value, value, float("inf"))
         stored = tl.load(base_ptr + here, mask=inside, other=0.0)
         base = widen(stored)

@@ -55,19 +55,19 @@ def normalised(importance: Array, shift: Array, divisor: Array) -> tuple[Array, 
 
 
 def check(importance: Array, shift: Array, divisor: Array) -> Array:
-    """Assert that what is not below LEAST_EXACT is the reference's quotient; returns where that is so."""
+    """Assert that what is above LEAST_EXACT is the reference's quotient; returns where that is so."""
     scaled, exact = normalised(importance, shift, divisor)
     with np.errstate(all="ignore"):
         difference = importance - shift
         quotient = np.where(divisor != 0, difference / divisor, difference * np.float32(0))
         wanted = quotient.astype(np.float64) * 2.0**primitives.HEADROOM.value
-    trusted = exact & (scaled >= primitives.LEAST_EXACT.value)
+    trusted = exact & (scaled > primitives.LEAST_EXACT.value)
     assert np.array_equal(scaled[trusted].astype(np.float64), wanted[trusted])
     # Normal quotients of ordinary constants are all trusted: the fast path is not idle.
-    normal = exact & (quotient >= LEAST_NORMAL) & np.isfinite(scaled)
+    normal = exact & (quotient > LEAST_NORMAL) & np.isfinite(scaled)
     assert trusted[normal].all()
     # What is not trusted is below every quotient that is, or NaN.
-    assert not (scaled[exact & (quotient < LEAST_NORMAL)] >= primitives.LEAST_EXACT.value).any()
+    assert not (scaled[exact & (quotient < LEAST_NORMAL)] > primitives.LEAST_EXACT.value).any()
     return trusted
 
 
@@ -97,6 +97,10 @@ def test_operands_of_all_magnitudes(compiled: bool, monkeypatch: pytest.MonkeyPa
     with np.errstate(all="ignore"):
         importance[near] = shift[near] + divisor[near] * rng.random(importance[near].size, np.float32)
     divisor[::50] = 0
+    # A quotient that the reference rounds up to the least normal one, beside that one.
+    importance[1:3], shift[1:3], divisor[1:3] = (2.0**-100, 2.0**-100 * (1 - 2.0**-24)), 0, 2.0**26
+    # Differences that only a multiply-add keeps finite.
+    importance[3:5], shift[3:5], divisor[3:5] = 3e38, -3e38, (2e38, 0)
     trusted = check(importance, shift, divisor)
     assert trusted.sum() > 5000
 

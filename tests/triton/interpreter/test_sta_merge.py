@@ -146,6 +146,38 @@ def test_normalisers_of_the_callers_own(normaliser: tuple[float, float]) -> None
         assert same_as_reference(cases), kind
 
 
+def test_a_shift_that_takes_differences_to_infinity() -> None:
+    """The multiply-add of the fast path would step over the infinity, and see no tie."""
+    for divisors in ((2e38, 2e38, 2e38), (0.0, 1.0, 1.0)):
+        (case,) = draw(3, (128,), "plain", 2)
+        for importance, value in zip(case.importances, (3e38, 2.9e38, 1.0), strict=True):
+            importance[:] = value
+        case.normaliser[:] = [(-3e38, divisor) for divisor in divisors]
+        assert same_as_reference([case]), divisors
+
+
+def test_a_tie_with_the_least_normal_quotient() -> None:
+    (case,) = draw(2, (128,), "plain", 1, ties="all")
+    case.importances[0][:], case.importances[1][:] = 2.0**-100, 2.0**-100 * (1 - 2.0**-24)
+    case.normaliser[:] = 0, 2.0**26
+    assert same_as_reference([case])
+
+
+def test_zeros_are_no_reason_for_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs and weights that have no gradient give exact zeros."""
+    (case,) = draw(4, (256,), POSITIVE_QUOTIENTS, 3)
+    for importance in case.importances:
+        importance[7::9] = 0
+    case.importances[2][:] = 0
+    case.normaliser[2] = 0
+
+    def unreachable(*_: object) -> None:
+        raise AssertionError("the plain path")
+
+    monkeypatch.setattr(sta_merge, "merge_plainly", unreachable)
+    assert same_as_reference([case])
+
+
 # Faults that the tests above must see.
 
 
