@@ -15,6 +15,7 @@ from sta_kernels.kernels.backend import Backend
 ENVIRONMENT_VARIABLE = "STA_KERNELS_BACKEND"
 BACKENDS = ("native", "triton", "reference")
 _INTERPRETER_VARIABLE = "TRITON_INTERPRET"  # Triton's own
+_TRUE = ("1", "true", "on", "yes", "y")  # what Triton takes for true, in any case; nothing else is
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def native_problem() -> str | None:
 
 def interpreted() -> bool:
     """Whether Triton's kernels run in its interpreter, on tensors in main memory."""
-    return os.environ.get(_INTERPRETER_VARIABLE, "").lower() in ("1", "true", "on")
+    return os.environ.get(_INTERPRETER_VARIABLE, "").lower() in _TRUE
 
 
 def use_interpreter() -> None:
