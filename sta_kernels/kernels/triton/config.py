@@ -44,15 +44,17 @@ def elementwise_config(
     device: torch.device | None = None,
     op: str = "",
     dtypes: Sequence[DType] = (),
+    variant: Sequence[object] = (),
 ) -> LaunchConfig:
     """Launch of a kernel that reads and writes operands of these element sizes, position by position.
 
     A thread holds as many elements as make 16 bytes of the narrowest operand, so that every access is 128 bits wide; a
     program takes chunks long enough that what it prepares once per chunk costs little, and short enough that the
-    last wave of programs is a small part of all. Where a device, an op and its operands' dtypes are given, and a table
-    of launches measured on the device has them, its block, longest chunk and warps are taken (:mod:`.tuned`).
+    last wave of programs is a small part of all. Where a device, an op, its operands' dtypes and its variant (number
+    of tasks, measure) are given, and a table of launches measured on the device has them, its block, longest chunk and
+    warps are taken (:mod:`.tuned`).
     """
-    measured = None if device is None else tuned.lookup(device, op, dtypes)
+    measured = None if device is None else tuned.lookup(device, op, dtypes, *variant)
     if measured is None:
         measured = heuristic(itemsizes)
     blocks = measured.blocks

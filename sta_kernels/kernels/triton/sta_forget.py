@@ -84,7 +84,15 @@ def launch_sta_forget(
         dtypes = [dtype for dtype in signature.dtypes if dtype is not None]
         itemsizes = [dtype.itemsize for dtype in dtypes]
         configs.append(
-            config or elementwise_config(itemsizes, sum(sizes), device=device, op="sta_forget", dtypes=dtypes)
+            config
+            or elementwise_config(
+                itemsizes,
+                sum(sizes),
+                device=device,
+                op="sta_forget",
+                dtypes=dtypes,
+                variant=(measure, "base" if signature.same else "merged"),
+            )
         )
         per_group = chunks(sizes, configs[-1].chunk)
         per_group[:, 0] = np.asarray(members, np.int32)[per_group[:, 0]]

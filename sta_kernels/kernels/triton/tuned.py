@@ -25,6 +25,10 @@ from sta_kernels.kernels.buffers import DType
 MOST_BLOCKS = 63
 """Blocks per program that the kernels' counters can count."""
 
+MOST_WARPS = 65536 // (32 * 255)
+"""Warps per program, each of whose threads may hold as many registers as one can address: the program still fits a
+multiprocessor."""
+
 
 @dataclass(frozen=True)
 class TunedLaunch:
@@ -33,7 +37,7 @@ class TunedLaunch:
     Attributes:
         block: elements that a program holds in registers at a time; a power of two.
         blocks: per program, where there are elements enough for all of the device; at most :data:`MOST_BLOCKS`.
-        warps: per program; a power of two.
+        warps: per program; a power of two, at most :data:`MOST_WARPS`.
     """
 
     block: int
@@ -44,23 +48,27 @@ class TunedLaunch:
         for name, value in asdict(self).items():
             if not isinstance(value, int) or value < 1 or (name != "blocks" and value & (value - 1)):
                 raise ValueError(f"{name}: {value!r}")
-        if self.blocks > MOST_BLOCKS or self.warps > 32 or self.block < 16:
+        if self.blocks > MOST_BLOCKS or self.warps > MOST_WARPS or self.block < 16:
             raise ValueError(f"out of range: {self}")
 
 
 Table = Mapping[str, TunedLaunch]
 
 
-def key(op: str, dtypes: Sequence[DType]) -> str:
-    """Name of an op on operands of these dtypes, in the order of the kernel's table: ``sta_merge F32*2 BF16*12``."""
+def key(op: str, dtypes: Sequence[DType], *variant: object) -> str:
+    """Name of a kernel on operands of these dtypes, in the order of its table: ``sta_merge 6 lp F32*2 BF16*12``.
+
+    ``variant`` is what else distinguishes kernels: number of tasks, measure. Dtypes alone do not: eight of float32 are
+    three tasks with importances, and six without.
+    """
     runs = ((dtype, len(list(group))) for dtype, group in itertools.groupby(dtypes))
-    return " ".join([op, *(f"{dtype.name}*{count}" for dtype, count in runs)])
+    return " ".join([op, *map(str, variant), *(f"{dtype.name}*{count}" for dtype, count in runs)])
 
 
-def lookup(device: torch.device, op: str, dtypes: Sequence[DType]) -> TunedLaunch | None:
+def lookup(device: torch.device, op: str, dtypes: Sequence[DType], *variant: object) -> TunedLaunch | None:
     """The launch that was found best on the device; None where nobody has looked."""
     launches = table(device_name(device))
-    return launches.get(key(op, dtypes)) if launches else None
+    return launches.get(key(op, dtypes, *variant)) if launches else None
 
 
 @functools.cache

@@ -1,8 +1,8 @@
-"""Measure a few launches per op, number of tasks and dtypes on this machine's GPU, and write the best ones down.
+"""Measure a few launches of every kernel and dtypes on this machine's GPU, and write the best ones down.
 
     python -m sta_kernels.kernels.triton.tuning                      # the table goes where launches look for it
     python -m sta_kernels.kernels.triton.tuning --out table.json     # or elsewhere
-    python -m sta_kernels.kernels.triton.tuning --tasks 4 8
+    python -m sta_kernels.kernels.triton.tuning --tasks 4 8 --measures lp amp lp_amp
 
 Exit code 2: there is no GPU.
 """
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import triton
@@ -34,6 +36,8 @@ TASKS = tuple(range(2, 17))
 FORMATS = ((DType.F32, DType.F32), (DType.BF16, DType.F32), (DType.BF16, DType.BF16))
 """dtypes of weights and of importances."""
 
+MEASURES = ("lp", "amp", "lp_amp")
+
 Run = Callable[[LaunchConfig], None]
 Measure = Callable[[Callable[[], None]], float]
 
@@ -52,8 +56,19 @@ def candidates(dtypes: Sequence[DType]) -> Iterator[tuned.TunedLaunch]:
                     yield launch
 
 
-def workloads(device: torch.device, elements: int, tasks: Sequence[int]) -> Iterator[tuple[str, list[DType], Run]]:
-    """Op, dtypes as launchers look them up, and a launch of it, for every op whose launch is looked up."""
+class Workload(NamedTuple):
+    """One launch, named as launchers look it up."""
+
+    op: str
+    variant: tuple[object, ...]
+    dtypes: list[DType]
+    run: Run
+
+
+def workloads(
+    device: torch.device, elements: int, tasks: Sequence[int], measures: Sequence[str] = MEASURES[:1]
+) -> Iterator[Workload]:
+    """Every op whose launch is looked up."""
 
     def fresh(dtype: DType) -> Buffer:
         """Normal magnitudes: what a merge meets, and on its fast path."""
@@ -61,38 +76,40 @@ def workloads(device: torch.device, elements: int, tasks: Sequence[int]) -> Iter
 
     for weight, importance in FORMATS:
         most = max(tasks)
-        base, out = fresh(weight), fresh(weight)
+        base, target, out = fresh(weight), fresh(weight), fresh(weight)
         models, scores = [fresh(weight) for _ in range(most)], [fresh(importance) for _ in range(most)]
-        for n in tasks:
-            segment = MergeSegment(base, tuple(models[:n]), tuple(scores[:n]), out)
-            yield (
+        # What a measure does not read makes no operand, and its dtype no difference.
+        read = [measure for measure in measures if measure != "amp" or importance == weight]
+        for n, measure in itertools.product(tasks, read):
+            segment = MergeSegment(base, tuple(models[:n]), () if measure == "amp" else tuple(scores[:n]), out)
+            normaliser = torch.tensor([[[0.125, 1.0]] * n], device=device)
+            yield Workload(
                 "sta_merge",
+                (n, measure),
                 [buffer.dtype for buffer in segment.buffers],
-                functools.partial(_merge, device, segment, torch.tensor([[[0.5, 1.0]] * n], device=device)),
+                functools.partial(_merge, device, segment, measure, normaliser),
             )
-            if importance == weight:
-                yield (
-                    "weighted_sum",
-                    [weight] * (n + 2),
-                    functools.partial(_sum, device, SumSegment(base, tuple(models[:n]), out)),
-                )
-        forget = ForgetSegment(base, base, models[0], scores[0], out)
-        yield (
-            "sta_forget",
-            [weight, weight, weight, importance, weight],
-            functools.partial(_forget, device, forget, torch.ones(1, device=device)),
-        )
+        if importance == weight:
+            for n, kind in itertools.product(tasks, ("based", "baseless")):
+                total = SumSegment(base if kind == "based" else None, tuple(models[:n]), out)
+                run = functools.partial(_sum, device, total)
+                yield Workload("weighted_sum", (n, kind), [weight] * (n + 2), run)
+        for measure, kind in itertools.product(read, ("base", "merged")):
+            score = None if measure == "amp" else scores[0]
+            forget = ForgetSegment(base if kind == "base" else target, base, models[0], score, out)
+            dtypes = [weight, weight, weight, *([] if score is None else [importance]), weight]
+            run = functools.partial(_forget, device, forget, measure, torch.ones(1, device=device))
+            yield Workload("sta_forget", (measure, kind), dtypes, run)
         # A sum of float32 takes gradients of the model's dtype.
-        yield (
-            "taylor_accumulate",
-            [importance, weight],
-            functools.partial(_accumulate, device, scores[0], models[0]),
-        )
+        run = functools.partial(_accumulate, device, scores[0], models[0])
+        yield Workload("taylor_accumulate", (), [importance, weight], run)
 
 
-def _merge(device: torch.device, segment: MergeSegment, normaliser: torch.Tensor, config: LaunchConfig) -> None:
+def _merge(
+    device: torch.device, segment: MergeSegment, measure: str, normaliser: torch.Tensor, config: LaunchConfig
+) -> None:
     rank = 1 + (len(segment.models) - 1) * 7 // 10
-    launch_sta_merge(device, [segment], k=rank, ties="drop", measure="lp", normaliser=normaliser, config=config)
+    launch_sta_merge(device, [segment], k=rank, ties="drop", measure=measure, normaliser=normaliser, config=config)
 
 
 def _sum(device: torch.device, segment: SumSegment, config: LaunchConfig) -> None:
@@ -100,8 +117,10 @@ def _sum(device: torch.device, segment: SumSegment, config: LaunchConfig) -> Non
     launch_weighted_sum(device, [segment], weights=weights, divisor=1.0, lambda_=0.3, config=config)
 
 
-def _forget(device: torch.device, segment: ForgetSegment, thresholds: torch.Tensor, config: LaunchConfig) -> None:
-    launch_sta_forget(device, [segment], thresholds=thresholds, measure="lp", weight=1.0, lambda_=1.0, config=config)
+def _forget(
+    device: torch.device, segment: ForgetSegment, measure: str, thresholds: torch.Tensor, config: LaunchConfig
+) -> None:
+    launch_sta_forget(device, [segment], thresholds=thresholds, measure=measure, weight=1.0, lambda_=1.0, config=config)
 
 
 def _accumulate(device: torch.device, total: Buffer, grad: Buffer, config: LaunchConfig) -> None:
@@ -109,17 +128,22 @@ def _accumulate(device: torch.device, total: Buffer, grad: Buffer, config: Launc
 
 
 def tune(
-    device: torch.device, elements: int, tasks: Sequence[int], measure: Measure, say: Callable[[str], None]
+    device: torch.device,
+    elements: int,
+    tasks: Sequence[int],
+    measures: Sequence[str],
+    time: Measure,
+    say: Callable[[str], None],
 ) -> dict[str, tuned.TunedLaunch]:
     """The fastest candidate of every workload; the device is the current one."""
     found: dict[str, tuned.TunedLaunch] = {}
-    for op, dtypes, run in workloads(device, elements, tasks):
+    for op, variant, dtypes, run in workloads(device, elements, tasks, measures):
         times = {}
         for launch in candidates(dtypes):
             config = LaunchConfig(launch.block, launch.block * launch.blocks, launch.warps)
-            times[launch] = measure(functools.partial(run, config))
+            times[launch] = time(functools.partial(run, config))
         best = min(times, key=times.__getitem__)
-        name = tuned.key(op, dtypes)
+        name = tuned.key(op, dtypes, *variant)
         found[name] = best
         heuristics = next(iter(times.values()))
         say(f"{name}: {best}, {heuristics / times[best]:.3f} times as fast as the heuristic's launch")
@@ -132,6 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: where launches look for it")
     parser.add_argument("--elements", type=int, default=ELEMENTS, help="per tensor (default: 64 Mi)")
     parser.add_argument("--tasks", type=int, nargs="+", default=TASKS, metavar="N", help="default: 2 to 16")
+    parser.add_argument(
+        "--measures", nargs="+", choices=MEASURES, default=MEASURES[:1], help="default: lp; others keep the heuristic"
+    )
     arguments = parser.parse_args(argv)
     if not torch.cuda.is_available():
         print("there is no GPU to measure launches on", file=sys.stderr)
@@ -140,10 +167,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = tuned.device_name(device)
     path = arguments.out or tuned.path_of(name)
 
-    def measure(run: Callable[[], None]) -> float:
+    def time(run: Callable[[], None]) -> float:
         return triton.testing.do_bench(run, return_mode="median")
 
-    launches = tune(device, arguments.elements, arguments.tasks, measure, print)
+    launches = tune(device, arguments.elements, arguments.tasks, arguments.measures, time, print)
     about = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": {"sta_kernels": __version__, "torch": torch.__version__, "triton": triton.__version__},

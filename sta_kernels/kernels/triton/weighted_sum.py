@@ -69,7 +69,12 @@ def launch_weighted_sum(
             continue
         dtypes = (base_dtype, out, *models)
         launch = config or elementwise_config(
-            [dtype.itemsize for dtype in dtypes], sum(sizes), device=device, op="weighted_sum", dtypes=dtypes
+            [dtype.itemsize for dtype in dtypes],
+            sum(sizes),
+            device=device,
+            op="weighted_sum",
+            dtypes=dtypes,
+            variant=(len(models), "based" if has_base else "baseless"),
         )
         in_groups = len(models) > MOST_IN_REGISTERS and len(set(models)) == 1
         table = chunks(sizes, launch.chunk)
