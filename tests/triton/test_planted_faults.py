@@ -76,6 +76,25 @@ def test_a_multiply_add_written_out(altered) -> None:
     assert "tl.fma(total" in only(report, fused_where_meant)
 
 
+@pytest.mark.parametrize(
+    ("dividend", "fault"),
+    [
+        ("base + total", None),
+        ("tl.fma(total, total * 0 + lambda_, base)", "24 fused multiply-adds where 4 divisions make 20"),
+    ],
+)
+def test_a_multiply_add_within_a_division(altered, dividend: str, fault: str | None) -> None:
+    altered(
+        "merged = tl.where(routed, base + lambda_ * total, base)",
+        f"merged = tl.div_rn({dividend}, tl.full([BLOCK], lambda_, tl.float32))",
+    )
+    report = inspect(WEIGHTED, FAMILIES["sta_merge"](WEIGHTED), ARCH)
+    if fault is None:
+        assert fused_where_meant(report) == []
+    else:
+        assert fault in only(report, fused_where_meant)
+
+
 def test_a_division_that_costs_more() -> None:
     """The number of fused multiply-adds is held, not only their place."""
     binding = FAMILIES["sta_merge"](CASE)

@@ -7,9 +7,13 @@ from collections.abc import Callable, Sequence
 
 from sta_kernels.kernels.triton.audit.compile import Report
 from sta_kernels.kernels.triton.audit.flow import main_loop
+from sta_kernels.kernels.triton.audit.sass import Frame
 
 WIDEST = 16
 """Bytes of the widest access of one thread."""
+
+DIVISION = 5
+"""Fused multiply-adds that ptxas makes of one correctly rounded division, beside the check of its operands (FCHK)."""
 
 Rule = Callable[[Report], list[str]]
 
@@ -44,16 +48,26 @@ def fused_where_meant(report: Report) -> list[str]:
     loop = main_loop(report)
     allowed = dict(report.fused)
     faults, found = [], Counter[str]()
+    divided, checked = Counter[Frame](), Counter[Frame]()
     for one in loop.instructions:
+        line = one.frames[0] if one.frames else None
+        if one.name == "FCHK" and line:
+            checked[line] += 1
         if one.name in {"FFMA", "FFMA2", "FFMA32I", "DFMA"}:
-            if one.frames and "div_rn(" in one.frames[0].text:
-                continue  # a correctly rounded division, which the compiler makes of them
+            number = 2 if one.name == "FFMA2" else 1
+            if line and "div_rn(" in line.text:
+                divided[line] += number
+                continue
             functions = [frame.function for frame in one.frames]
             home = next((name for name in functions if name in allowed), None)
             if home is None:
                 faults.append(f"{report}: contracted arithmetic: {one}")
             else:
-                found[home] += 2 if one.name == "FFMA2" else 1
+                found[home] += number
+    for line, number in divided.items():
+        if number != DIVISION * checked[line]:
+            least = f"{checked[line]} divisions make {DIVISION * checked[line]}"
+            faults.append(f"{report}: {number} fused multiply-adds where {least}: {line}")
     for name, number in allowed.items():
         if found[name] != number * loop.elements:
             per_element = found[name] / loop.elements

@@ -3,10 +3,15 @@
 Three times are set against each other, per program and multiprocessor: moving its bytes at the memory's bandwidth;
 issuing its instructions on the pipes that execute them; waiting, with as many warps resident as the registers allow,
 for loads that take as long as the memory's latency. The last comes from running one warp's instructions in order on a
-scoreboard. They are joined as the root of the sum of their squares, a maximum that is smooth where two are equal: with
-it, 32 KiB in flight per multiprocessor bring an H200 to 96 % of its bandwidth, and that much is what Hopper is said to
-need (GTC 2025, S72683). Left out are the launch itself, memory refresh, and turning from reads to writes, which a copy
-of the same bytes pays as well: read a share as one of what a copy reaches.
+scoreboard. They are joined as the root of the sum of their squares, a maximum that is smooth where two are equal. That
+form is calibrated to one published figure: a Hopper GPU is said to need about 32 KiB in flight per multiprocessor (GTC
+2025, S72683), and with it as much brings an H200 to 96 % of its bandwidth. Idle latency × bandwidth alone would ask for
+10 KiB. The bytes *needed* are those of the calibrated form.
+
+Left out are the launch itself, memory refresh, and turning from reads to writes, which a copy of the same bytes pays as
+well: read a share as one of what a copy reaches. Left out too are conflicts of threads at an atomic in shared memory
+(the histogram's time depends on its data; the model takes each as one access), the queueing of loads in a busy memory,
+and all that the main loop's fast path does not do: the plain path of a merge, the tail of a tensor, the way out.
 """
 
 from __future__ import annotations
@@ -33,6 +38,9 @@ from sta_kernels.kernels.triton.audit.targets import (
     Chip,
     Pipe,
 )
+
+SATURATED = 0.96
+"""Share of the bandwidth at which the bytes under way are called enough; calibrated to 32 KiB on an H200."""
 
 LABEL = "model, not measured"
 """Stands wherever a prediction is shown."""
@@ -110,7 +118,8 @@ class Prediction:
         budget: instructions per element that the bandwidth leaves time to issue.
         slots: issue slots per element that the busiest pipe takes.
         in_flight: bytes of loads under way per multiprocessor, on average, were the latency all there is.
-        needed: those that latency × bandwidth asks for, of a bandwidth shared with stores.
+        needed: those with which waiting alone would leave :data:`SATURATED` of the bandwidth, of a bandwidth shared
+            with stores.
         table_cycles: from the start of a program to its first turn.
         waves: programs of the launch over those that the chip holds.
         share: of the memory's bandwidth.
@@ -168,7 +177,7 @@ def predict(report: Report, chip: Chip) -> Prediction:
         issue_budget(chip, moved),
         slots,
         warps * WARP * loop.elements * loop.bytes_read * chip.dram_latency / turn,
-        chip.dram_latency * bytes_per_cycle * loop.bytes_read / moved,
+        chip.dram_latency * bytes_per_cycle * loop.bytes_read / moved * SATURATED / math.sqrt(1 - SATURATED**2),
         table_cycles,
         waves,
         ideal / cycles,
