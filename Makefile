@@ -34,8 +34,8 @@ test: $(VENV)/.with-test ## run the tests, in as many processes as WORKERS says
 	cd tests && $(PYTEST) --timeout 600 -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 .PHONY: test-gpu
-test-gpu: $(VENV)/.with-test ## run the tests that need a GPU
-	cd tests && $(PYTEST) gpu $(PYTEST_ARGS)
+test-gpu: $(VENV)/.with-test ## run the tests that need a GPU; without one, exit code 2
+	cd tests && $(PYTEST) gpu --require-gpu $(PYTEST_ARGS)
 
 .PHONY: audit
 audit: $(VENV)/.with-test $(VENV)/.with-audit ## run the exhaustive tests that `make test` leaves out; takes minutes

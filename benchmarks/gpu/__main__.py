@@ -37,7 +37,16 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def green() -> bool:
     """Whether the GPU tests pass."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "tests" / "gpu")]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--require-gpu",
+        str(ROOT / "tests" / "gpu"),
+    ]
     return subprocess.run(command, cwd=ROOT / "tests", check=False).returncode == 0
 
 
