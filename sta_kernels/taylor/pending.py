@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +17,14 @@ BOUND = 4 << 20
 """Bytes that wait at most per device."""
 
 
+@dataclass
+class _Queue:
+    """(total, grad) of each gradient that waits on one stream, and the bytes that they hold."""
+
+    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    n_bytes: int = 0
+
+
 class PendingGradients:
     """Gradients of one backward pass on their way into their sums.
 
@@ -25,7 +34,7 @@ class PendingGradients:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[Any, list[tuple[Tensor, Tensor]]] = {}  # by device and stream: their threads share none
+        self._waiting: dict[Any, _Queue] = {}  # by device and stream: their threads share none
 
     def add(self, total: Tensor, grad: Tensor) -> None:
         """Add |grad| to ``total``, now or with others.
@@ -37,18 +46,20 @@ class PendingGradients:
         if _bytes(grad) > SMALL:
             accumulate([(total, grad)])
             return
-        queue = self._waiting.setdefault((grad.device, _stream(grad.device)), [])
-        queue.append((total, grad))
-        if sum(_bytes(waiting) for _, waiting in queue) > BOUND:
-            accumulate(queue)
-            queue.clear()
+        queue = self._waiting.setdefault((grad.device, _stream(grad.device)), _Queue())
+        queue.pairs.append((total, grad))
+        queue.n_bytes += _bytes(grad)
+        if queue.n_bytes > BOUND:
+            accumulate(queue.pairs)
+            queue.pairs.clear()
+            queue.n_bytes = 0
 
     def flush(self) -> None:
         """Add all that waits."""
         waiting, self._waiting = self._waiting, {}
         for (device, stream), queue in waiting.items():
             with torch.cuda.stream(stream):
-                accumulate(queue)
+                accumulate(queue.pairs)
             if stream is not None:
                 torch.cuda.current_stream(device).wait_stream(stream)
 
