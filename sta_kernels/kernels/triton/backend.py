@@ -17,13 +17,13 @@ import torch
 from sta_kernels.kernels.buffers import Buffer, ImportanceSource
 from sta_kernels.kernels.reference.statistics import fold_exact, range_exact
 from sta_kernels.kernels.triton import tables
-from sta_kernels.kernels.triton.flat import Flat
 from sta_kernels.kernels.triton.leaf_sums import launch_ranges_and_leaf_sums
 from sta_kernels.kernels.triton.order_statistic import (
     launch_histogram,
     launch_order_statistic,
     launch_order_statistic_exact,
 )
+from sta_kernels.kernels.triton.packing import Packed
 from sta_kernels.kernels.triton.sta_forget import ForgetSegment, launch_sta_forget
 from sta_kernels.kernels.triton.sta_merge import MergeSegment, launch_sta_merge
 from sta_kernels.kernels.triton.statistics import launch_first_nonfinite, launch_ranges
@@ -137,12 +137,12 @@ class TritonBackend:
         threads: int,
     ) -> None:
         """Fold ranges into ``minmax`` and set ``leaves``: see :meth:`Backend.ranges`."""
-        with self.launching(), Flat() as flat:
-            packed = [flat.source(source) for source in sources]
+        with self.launching(), Packed() as packed:
+            dense = [packed.source(source) for source in sources]
             if leaves is None:
-                found = launch_ranges(self.device, packed)
+                found = launch_ranges(self.device, dense)
             else:
-                found, sums = launch_ranges_and_leaf_sums(self.device, packed)
+                found, sums = launch_ranges_and_leaf_sums(self.device, dense)
                 for target, values in zip(leaves, sums, strict=True):
                     target[:] = values.cpu().numpy()
             _fold_ranges(found, minmax)
@@ -162,8 +162,8 @@ class TritonBackend:
         threads: int,
     ) -> None:
         """Add to ``counts`` the next digit after ``prefix``: see :meth:`Backend.histogram`."""
-        with self.launching(), Flat() as flat:
-            found = launch_histogram(self.device, flat.source(source), prefix, prefix_bits, digit_bits)
+        with self.launching(), Packed() as packed:
+            found = launch_histogram(self.device, packed.source(source), prefix, prefix_bits, digit_bits)
             counts += found.cpu().numpy().astype(np.uint64)
 
     def order_statistic(self, source: ImportanceSource, k: int, *, threads: int) -> float:
@@ -174,14 +174,14 @@ class TritonBackend:
         """Exact k-th smallest float32 importance of each tensor: see :meth:`Backend.order_statistics`."""
         for source, k in zip(sources, ks, strict=True):
             _check_rank(k, source.size)
-        with self.launching(), Flat() as flat:
-            return launch_order_statistic(self.device, [flat.source(source) for source in sources], ks).tolist()
+        with self.launching(), Packed() as packed:
+            return launch_order_statistic(self.device, [packed.source(source) for source in sources], ks).tolist()
 
     def order_statistic_exact(self, x: Buffer, k: int, *, threads: int) -> float:
         """Exact k-th smallest in the buffer's own dtype: see :meth:`Backend.order_statistic_exact`."""
         _check_rank(k, x.size)
-        with self.launching(), Flat() as flat:
-            return float(launch_order_statistic_exact(self.device, [flat.buffer(x)], [k])[0])
+        with self.launching(), Packed() as packed:
+            return float(launch_order_statistic_exact(self.device, [packed.buffer(x)], [k])[0])
 
     def sta_forget(
         self,
@@ -221,16 +221,16 @@ class TritonBackend:
         threads: int,
     ) -> None:
         """Importance from accumulated gradients, its range and leaf sums: see :meth:`Backend.taylor_finish`."""
-        with self.launching(), Flat() as flat:
-            item = FinishItem(flat.buffer(total), flat.buffer(param), flat.result(out))
+        with self.launching(), Packed() as packed:
+            item = FinishItem(packed.buffer(total), packed.buffer(param), packed.result(out))
             found, sums = launch_taylor_finish(self.device, [item], measure=measure)
         _fold_ranges(found, minmax[None])
         leaves[:] = sums[0].cpu().numpy()
 
     def first_nonfinite(self, buffers: Sequence[Buffer], *, threads: int = 1) -> tuple[int, int] | None:
         """First NaN or infinity, buffer by buffer: see :meth:`Backend.first_nonfinite`."""
-        with self.launching(), Flat() as flat:
-            found = launch_first_nonfinite(self.device, [flat.buffer(buffer) for buffer in buffers]).cpu()
+        with self.launching(), Packed() as packed:
+            found = launch_first_nonfinite(self.device, [packed.buffer(buffer) for buffer in buffers]).cpu()
         for i, index in enumerate(found.tolist()):
             if index >= 0:
                 return i, index
@@ -256,14 +256,14 @@ class TritonBackend:
         counted: bool,
         calls: list[_Merge],
     ) -> None:
-        with Flat() as flat:
+        with Packed() as packed:
             segments = [
                 replace(
                     call.segment,
-                    base=flat.buffer(call.segment.base),
-                    models=flat.alike(call.segment.models),
-                    importances=flat.alike(call.segment.importances),
-                    out=flat.result(call.segment.out),
+                    base=packed.buffer(call.segment.base),
+                    models=packed.alike(call.segment.models),
+                    importances=packed.alike(call.segment.importances),
+                    out=packed.result(call.segment.out),
                 )
                 for call in calls
             ]
@@ -288,14 +288,14 @@ class TritonBackend:
             _add_counts(calls, counts)
 
     def _forget(self, measure: str, weight: float, lambda_: float, counted: bool, calls: list[_Forget]) -> None:
-        with Flat() as flat:
+        with Packed() as packed:
             segments = [
                 ForgetSegment(
-                    flat.buffer(call.segment.target),
-                    flat.buffer(call.segment.base),
-                    flat.buffer(call.segment.finetuned),
-                    None if call.segment.importance is None else flat.buffer(call.segment.importance),
-                    flat.result(call.segment.out),
+                    packed.buffer(call.segment.target),
+                    packed.buffer(call.segment.base),
+                    packed.buffer(call.segment.finetuned),
+                    None if call.segment.importance is None else packed.buffer(call.segment.importance),
+                    packed.result(call.segment.out),
                 )
                 for call in calls
             ]
@@ -314,20 +314,22 @@ class TritonBackend:
             _add_counts(calls, counts)
 
     def _sum(self, weights: tuple[float, ...], divisor: float, lambda_: float, calls: list[SumSegment]) -> None:
-        with Flat() as flat:
+        with Packed() as packed:
             segments = [
                 SumSegment(
-                    None if call.base is None else flat.buffer(call.base),
-                    flat.alike(call.models),
-                    flat.result(call.out),
+                    None if call.base is None else packed.buffer(call.base),
+                    tuple(map(packed.buffer, call.models)),
+                    packed.result(call.out),
                 )
                 for call in calls
             ]
             launch_weighted_sum(self.device, segments, weights=weights, divisor=divisor, lambda_=lambda_)
 
     def _accumulate(self, calls: list[tuple[Buffer, Buffer]]) -> None:
-        with Flat() as flat:
-            launch_taylor_accumulate(self.device, [(flat.updated(total), flat.buffer(grad)) for total, grad in calls])
+        with Packed() as packed:
+            launch_taylor_accumulate(
+                self.device, [(packed.updated(total), packed.buffer(grad)) for total, grad in calls]
+            )
 
     @contextmanager
     def launching(self) -> Iterator[None]:

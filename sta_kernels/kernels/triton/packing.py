@@ -9,13 +9,17 @@ import torch
 from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
 
 
-class Flat:
-    """Operands as the launchers take them: contiguous, and of one dtype where they must be."""
+class Packed:
+    """Operands as the launchers take them: contiguous in C order, and of one dtype where they must be.
+
+    Each is packed by itself, and results are copied back on leaving the block. (The operators of ``sta_kernels.ops``
+    rather agree on one layout for all operands, :mod:`sta_kernels.ops._flat`.)
+    """
 
     def __init__(self) -> None:
         self._written: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def __enter__(self) -> Flat:
+    def __enter__(self) -> Packed:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
