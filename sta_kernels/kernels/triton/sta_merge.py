@@ -2,7 +2,8 @@
 
 A program works through one chunk of one tensor, block by block. A block takes the fast path: every operand is loaded
 once, importances are normalised, a selection network finds the k-th smallest, the selected task vectors are added, and
-the result is stored. What the fast path cannot do with the reference's bits takes the plain path, which follows the
+the result is stored. A block whose k-th values are not all well above zero is looked at again, in case it holds exact
+zeros only (:mod:`.sta_merge_zeros`). What is left takes the plain path (:mod:`.sta_merge_plain`), which follows the
 equations to the letter for any number of tasks: blocks that hold a quotient below the normal range or a NaN, the end of
 a tensor, float64 results, the rule for ties that wants an order among tasks.
 """
@@ -33,6 +34,7 @@ from sta_kernels.kernels.triton.primitives import (
     widen,
 )
 from sta_kernels.kernels.triton.sta_merge_plain import merge_plainly
+from sta_kernels.kernels.triton.sta_merge_zeros import merge_zeros
 from sta_kernels.kernels.triton.tuned import MOST_BLOCKS
 
 _REGISTERS = {} if torch.version.hip else {"maxnreg": 255}
@@ -185,6 +187,7 @@ def merge_constants(
         "IMPORTANCE": tables.language_dtype(importance),
         "OUT": tables.language_dtype(out),
         "BLOCK": config.block,
+        "ZEROS_BLOCK": config.block // max(1, per_thread // 4),
         "PLAIN_BLOCK": max(16, min(128, 1024 // n_power)),
     }
 
@@ -221,6 +224,7 @@ def _sta_merge_kernel(
     IMPORTANCE: tl.constexpr,
     OUT: tl.constexpr,
     BLOCK: tl.constexpr,
+    ZEROS_BLOCK: tl.constexpr,
     PLAIN_BLOCK: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
@@ -289,11 +293,6 @@ def _sta_merge_kernel(
                     values += (normalise(importance, *known[:4]),)
             threshold = select(values, NETWORK, RANK)
             ordinary = tl.reduce(threshold, 0, least) > LEAST_EXACT
-            if not ordinary:  # zeros are exact: weights and inputs without gradient are no reason for the plain path
-                smallest = tl.full([BLOCK], 1.0, tl.float32)
-                for i in tl.static_range(N):
-                    smallest = least(smallest, tl.where(values[i] == 0.0, 1.0, values[i]))
-                ordinary = tl.reduce(smallest, 0, least) > LEAST_EXACT
             # A sum that starts at −0 leaves every base as it is where nothing is added, −0 too. Made of its bits: a
             # tensor filled with −0.0 holds +0.
             total = tl.full([BLOCK], 0 if WEIGHTED else -0x80000000, tl.int32).to(tl.float32, bitcast=True)
@@ -329,26 +328,29 @@ def _sta_merge_kernel(
                 summed += (tallies[N // FIELDS] + _in_thread(packed, ordinary, PER_THREAD),)
                 tallies = summed
             if not ordinary:
-                begin = first + start
-                merge_plainly(
+                merge_zeros(
                     row_ptr,
                     normaliser_ptr,
                     weights_ptr,
                     counts_ptr,
                     lambda_,
-                    begin,
-                    begin + BLOCK,
+                    first + start,
                     N,
                     N_POWER,
+                    RANK,
                     K,
                     TIES,
                     MEASURE,
+                    NETWORK,
                     WEIGHTED,
                     COUNTED,
+                    ALIGNED,
                     BASE,
                     MODEL,
                     IMPORTANCE,
                     OUT,
+                    BLOCK,
+                    ZEROS_BLOCK,
                     PLAIN_BLOCK,
                 )
         if COUNTED:

@@ -15,7 +15,7 @@ from merge_launch import CPU, SMALL, launch
 
 from sta_kernels.kernels.buffers import Buffer, DType
 from sta_kernels.kernels.numpy_backend import NumpyBackend
-from sta_kernels.kernels.triton import networks, sta_merge
+from sta_kernels.kernels.triton import networks, sta_merge, sta_merge_zeros
 from sta_kernels.kernels.triton.config import LaunchConfig
 
 SIZES = (0, 1, 63, 64, 65, 300)
@@ -175,6 +175,7 @@ def test_zeros_are_no_reason_for_the_plain_path(monkeypatch: pytest.MonkeyPatch)
         raise AssertionError("the plain path")
 
     monkeypatch.setattr(sta_merge, "merge_plainly", unreachable)
+    monkeypatch.setattr(sta_merge_zeros, "merge_plainly", unreachable)
     assert same_as_reference([case])
 
 
