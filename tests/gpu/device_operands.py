@@ -7,17 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-from sta_kernels.kernels import ENVIRONMENT_VARIABLE
+from sta_kernels.kernels import ENVIRONMENT_VARIABLE, interpreted
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Operands:
-    """A base, and per task a fine-tuned tensor and an importance coarse enough to tie."""
+    """A base, and per task a fine-tuned tensor and an importance, coarse enough to tie or ``positive`` and continuous.
+
+    Importances of the first kind are often 0.
+    """
 
     def __init__(
         self,
@@ -27,12 +31,15 @@ class Operands:
         weights: torch.dtype = torch.float32,
         importances: torch.dtype | None = None,
         *,
+        positive: bool = False,
         seed: int = 20241125,
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
         base = torch.randn(shape, generator=generator)
         models = [base + 0.1 * torch.randn(shape, generator=generator) for _ in range(n_tasks)]
         scores = [torch.randint(0, 9, shape, generator=generator) * 0.37 * (i + 1) for i in range(n_tasks)]
+        if positive:
+            scores = [torch.randn(shape, generator=generator).exp() + 0.01 * (i + 1) for i in range(n_tasks)]
         self.base = base.to(weights).to(device)
         self.finetuned = [each.to(weights).to(device) for each in models]
         self.importances = [each.to(importances or weights).to(device) for each in scores]
@@ -46,6 +53,26 @@ class Operands:
         self.finetuned = [LAYOUTS[models](each) for each in self.finetuned]
         self.importances = [LAYOUTS[importances](each) for each in self.importances]
         return self
+
+
+def many(blocks: int = 1) -> int:
+    """Elements enough for several default blocks, and a tail; the interpreter takes so many of the largest."""
+    return (1024 * blocks if interpreted() else 300_000) + 41
+
+
+def count_fast_blocks(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Grows, in the interpreter, by one for every block that a merge takes on its fast path."""
+    from sta_kernels.kernels.triton import sta_merge
+
+    seen: list[None] = []
+    select = sta_merge.select
+
+    def counted(*arguments: Any) -> Any:
+        seen.append(None)
+        return select(*arguments)
+
+    monkeypatch.setattr(sta_merge, "select", counted)
+    return seen
 
 
 def _gaps(tensor: Tensor) -> Tensor:

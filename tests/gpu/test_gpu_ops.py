@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from device_operands import Operands, reference, same
+from large_cases import *  # noqa: F403
 from op_cases import *  # noqa: F403
 
 from sta_kernels import ops
@@ -13,7 +14,7 @@ SHAPE = (301, 1003)
 
 
 def test_no_op_waits_for_the_device(device: torch.device):
-    o = Operands(device, SHAPE, 4, torch.bfloat16, torch.float32)
+    o = Operands(device, SHAPE, 4, torch.bfloat16, torch.float32, positive=True)
     kept = torch.zeros(5, dtype=torch.int64, device=device)
     total = torch.zeros(SHAPE, device=device)
 
@@ -41,7 +42,7 @@ def test_no_op_waits_for_the_device(device: torch.device):
 
 def test_a_graph_replays_a_merge_of_new_values(device: torch.device):
     """Other uploads between capture and replay reuse whatever host memory the capture may have borrowed."""
-    o = Operands(device, SHAPE, 5)
+    o = Operands(device, SHAPE, 5, positive=True)
     table, out = ops.normaliser(o.importances), torch.empty_like(o.base)
     kept = torch.zeros(6, dtype=torch.int64, device=device)
 
@@ -54,7 +55,7 @@ def test_a_graph_replays_a_merge_of_new_values(device: torch.device):
     with torch.cuda.graph(graph):
         merge()
     for seed in (1, 2, 3):
-        other = Operands(device, SHAPE, 5, seed=seed)
+        other = Operands(device, SHAPE, 5, positive=True, seed=seed)
         o.base.copy_(other.base)
         for mine, theirs in zip((*o.finetuned, *o.importances), (*other.finetuned, *other.importances), strict=True):
             mine.copy_(theirs)
@@ -93,7 +94,7 @@ def test_a_graph_of_everything(device: torch.device):
 
 def test_work_goes_to_the_current_stream(device: torch.device):
     """The side stream is kept busy until after the call; on another stream the op would read what is not there yet."""
-    o = Operands(device, (2000, 1000), 3)
+    o = Operands(device, (2000, 1000), 3, positive=True)
     expected = ops.sta_merge(*o).cpu()
     late = torch.full_like(o.base, torch.nan)
     ops.sta_merge(late, *list(o)[1:])
@@ -135,7 +136,7 @@ def test_more_elements_than_32_bits_count(device: torch.device):
     generator = torch.Generator(device).manual_seed(0)
     base, model, score = (torch.empty(n, dtype=torch.bfloat16, device=device) for _ in range(3))
     for each in (base, model, score):
-        each.uniform_(0, 1, generator=generator)
+        each.uniform_(0.25, 1, generator=generator)  # positive: whole blocks on the fast path
     score[-1] = 2.0
     table = ops.normaliser([score, base])
     kept = torch.zeros(3, dtype=torch.int64, device=device)

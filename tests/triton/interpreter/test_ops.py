@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "gpu"))
 
-from device_operands import LAYOUTS, Operands, check
+from device_operands import LAYOUTS, Operands, check, count_fast_blocks
+from large_cases import *  # noqa: F403
 from op_cases import *  # noqa: F403
 
 from sta_kernels import ops
@@ -22,6 +24,11 @@ from sta_kernels.kernels.triton import immediate
 from sta_kernels.ops import _launch
 from sta_kernels.ops._flat import Flat
 
+FAST = {  # blocks that these tests take on the fast path, at the least
+    "test_merges_of_whole_blocks": 1,
+    "test_merges_of_whole_blocks_in_place": 1,
+    "test_fast_and_plain_blocks_by_turns": 6,
+}
 READS = ("cpu", "item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__")
 
 
@@ -30,6 +37,15 @@ def device(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """Main memory, as the interpreter's device."""
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "triton")
     return torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _on_the_fast_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Merges of whole blocks take their fast path; otherwise they would compare the plain path with itself."""
+    seen = count_fast_blocks(monkeypatch)
+    yield
+    if (name := request.node.originalname) in FAST:
+        assert len(seen) >= FAST[name]
 
 
 @pytest.fixture
