@@ -18,7 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 import torch
 
-from sta_kernels.kernels.backend import Backend
+from sta_kernels.kernels.backend import Backend, finish_one_by_one
 from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
 
 _TORCH = {
@@ -226,3 +226,9 @@ class StagedBackend:
     taylor_accumulate = _staged(Backend.taylor_accumulate, updated=("total",))
     taylor_finish = _staged(Backend.taylor_finish, results=("out",))
     first_nonfinite = _staged(Backend.first_nonfinite)
+
+    def taylor_finish_many(
+        self, items: Sequence[tuple[Buffer, Buffer, Buffer]], *, measure: str, threads: int
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """One by one: see :meth:`Backend.taylor_finish_many`."""
+        return finish_one_by_one(self, items, measure, threads)

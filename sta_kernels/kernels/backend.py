@@ -149,5 +149,26 @@ class Backend(Protocol):
         the values as written to ``out``.
         """
 
+    def taylor_finish_many(
+        self, items: Sequence[tuple[Buffer, Buffer, Buffer]], *, measure: str, threads: int
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """:meth:`taylor_finish` of many parameters, (total, param, out) each.
+
+        Returns float32 [n, 2], the range of each from (inf, −inf), and float64 [n], the tier-B sum of each.
+        """
+
     def first_nonfinite(self, buffers: Sequence[Buffer], *, threads: int = 1) -> tuple[int, int] | None:
         """(buffer, flat index) of the first NaN or infinity, or None."""
+
+
+def finish_one_by_one(
+    backend: Backend, items: Sequence[tuple[Buffer, Buffer, Buffer]], measure: str, threads: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """:meth:`Backend.taylor_finish_many` where a call costs little."""
+    ranges = np.tile(np.array((np.inf, -np.inf), np.float32), (len(items), 1))
+    sums = np.zeros(len(items), np.float64)
+    for i, (total, param, out) in enumerate(items):
+        leaves = np.zeros(-(-out.size // LEAF), np.float64)
+        backend.taylor_finish(total, param, measure=measure, out=out, minmax=ranges[i], leaves=leaves, threads=threads)
+        sums[i] = backend.fold(leaves)
+    return ranges, sums

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sta_kernels.errors import InputError
-from sta_kernels.kernels.backend import TIES
+from sta_kernels.kernels.backend import TIES, finish_one_by_one
 from sta_kernels.kernels.buffers import MEASURES, Buffer, ImportanceSource
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
 
@@ -279,6 +279,12 @@ class NativeBackend:
             "sta_taylor_finish", threads,
             out.size, table[0], table[1], MEASURES.index(measure), table.last, _address(minmax), _address(leaves),
         )  # fmt: skip
+
+    def taylor_finish_many(
+        self, items: Sequence[tuple[Buffer, Buffer, Buffer]], *, measure: str, threads: int
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """One by one: see :meth:`Backend.taylor_finish_many`."""
+        return finish_one_by_one(self, items, measure, threads)
 
     def first_nonfinite(self, buffers: Sequence[Buffer], *, threads: int = 1) -> tuple[int, int] | None:
         """See :class:`sta_kernels.kernels.backend.Backend`."""

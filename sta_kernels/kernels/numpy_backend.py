@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sta_kernels.kernels.backend import LEAF
+from sta_kernels.kernels.backend import LEAF, finish_one_by_one
 from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
 from sta_kernels.kernels.reference import dtypes, importance, linear, order, sta_forget, sta_merge, statistics
 from sta_kernels.kernels.reference.dtypes import Array
@@ -226,6 +226,12 @@ class NumpyBackend:
             written = result.read(part)
             minmax[:] = statistics.range_exact(written, *minmax)
             _set_leaves(leaves, part, written)
+
+    def taylor_finish_many(
+        self, items: Sequence[tuple[Buffer, Buffer, Buffer]], *, measure: str, threads: int
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """One by one: see :meth:`Backend.taylor_finish_many`."""
+        return finish_one_by_one(self, items, measure, threads)
 
     @ieee_arithmetic()
     def first_nonfinite(self, buffers: Sequence[Buffer], *, threads: int = 1) -> tuple[int, int] | None:

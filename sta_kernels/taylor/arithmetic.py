@@ -51,62 +51,65 @@ def accumulate(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
 
 
 @ieee_arithmetic()
-def finish(total: Tensor, param: Tensor, measure: str) -> Summary:
-    """Turn the sum of |g| into the importance, in place, and take its range and mean on the way.
+def finish(pairs: Sequence[tuple[Tensor, Tensor]], measure: str) -> list[Summary]:
+    """Turn the sums of |g| into importances, in place, and take their ranges and means on the way.
 
-    ``lp``: |θ|·S (eq. 12); ``lp_amp``: (|θ|·S)·θ² (eq. 22); ``amp``: θ², whatever ``total`` held (eq. 21). A tensor
-    that no kernel reaches visits this computer's memory, one at a time, once per run. The statistics of a sharded one
-    are those of the whole, which is gathered for them, again one at a time.
+    ``lp``: |θ|·S (eq. 12); ``lp_amp``: (|θ|·S)·θ² (eq. 22); ``amp``: θ², whatever the sum held (eq. 21). Those of a
+    device are finished together. A tensor that no kernel reaches visits this computer's memory, and a parameter that
+    lies elsewhere its sum's device, one at a time, once per run. The statistics of a sharded one are those of the
+    whole, which is gathered for them, again one at a time.
 
     Args:
-        total: S, float32 or bfloat16, contiguous; receives the importance, rounded once to its dtype.
-        param: θ, of the same shape, sharded alike; any floating dtype or device.
+        pairs: (S, θ) per parameter. S: float32 or bfloat16, contiguous; receives the importance, rounded once to its
+            dtype. θ: of the same shape, sharded alike; any floating dtype or device.
         measure: "lp", "amp" or "lp_amp".
 
     Returns:
-        Minimum, maximum and mean of what was written. The mean is a tier-B sum in float64 over the number of
-        elements, rounded to float32. An empty tensor has the range (inf, −inf) and the mean 0.
+        Minimum, maximum and mean of what was written, per parameter. The mean is a tier-B sum in float64 over the
+        number of elements, rounded to float32. An empty tensor has the range (inf, −inf) and the mean 0.
     """
-    summary = _finish(local(total), local(param), measure)
-    return _summarise(whole(total)) if is_sharded(total) else summary
+    shards = [(local(total), local(param)) for total, param in pairs]
+    summaries: dict[int, Summary] = {}
+    groups: dict[object, list[int]] = {}
+    for i, (total, param) in enumerate(shards):
+        together = kernels_reach(total) and param.device == total.device
+        groups.setdefault(total.device if together else i, []).append(i)
+    for indices in groups.values():
+        summaries.update(zip(indices, _finish([shards[i] for i in indices], measure), strict=True))
+    return [_summarise(whole(total)) if is_sharded(total) else summaries[i] for i, (total, _) in enumerate(pairs)]
 
 
-def _finish(total: Tensor, param: Tensor, measure: str) -> Summary:
-    reached = total if kernels_reach(total) else total.cpu()
-    minmax, leaves = _nothing(reached)
-    out = Buffer.from_torch(reached)
-    backend = get_backend(device=str(reached.device))
-    backend.taylor_finish(
-        out,
-        Buffer.from_torch(param.to(reached.device)),
-        measure=measure,
-        out=out,
-        minmax=minmax,
-        leaves=leaves,
-        threads=torch.get_num_threads(),
-    )
-    if reached is not total:
-        total.copy_(reached)
-    return _summary(backend, minmax, leaves, total.numel())
+def _finish(pairs: Sequence[tuple[Tensor, Tensor]], measure: str) -> list[Summary]:
+    """Those of one device, together; or one alone, whose operands may have to be brought to where a kernel reads."""
+    reached = [total if kernels_reach(total) else total.cpu() for total, _ in pairs]
+    device = reached[0].device
+    items = []
+    for there, (_, param) in zip(reached, pairs, strict=True):
+        out = Buffer.from_torch(there)
+        items.append((out, Buffer.from_torch(param.to(device)), out))
+    backend = get_backend(device=str(device))
+    ranges, sums = backend.taylor_finish_many(items, measure=measure, threads=torch.get_num_threads())
+    for there, (total, _) in zip(reached, pairs, strict=True):
+        if there is not total:
+            total.copy_(there)
+    return [
+        _summary(minmax, float(tier_b), there.numel())
+        for minmax, tier_b, there in zip(ranges, sums, reached, strict=True)
+    ]
 
 
 def _summarise(values: Tensor) -> Summary:
     """Statistics of an importance as it stands."""
     reached = values.contiguous() if kernels_reach(values) else values.cpu()
-    minmax, leaves = _nothing(reached)
+    minmax, leaves = np.array((np.inf, -np.inf), np.float32), np.zeros(-(-reached.numel() // LEAF), np.float64)
     backend = get_backend(device=str(reached.device))
     source = ImportanceSource("lp", Buffer.from_torch(reached))
     backend.ranges([source], minmax[None], [leaves], threads=torch.get_num_threads())
-    return _summary(backend, minmax, leaves, reached.numel())
+    return _summary(minmax, backend.fold(leaves), reached.numel())
 
 
-def _nothing(values: Tensor) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Range and leaf sums before any element."""
-    return np.array((np.inf, -np.inf), np.float32), np.zeros(-(-values.numel() // LEAF), np.float64)
-
-
-def _summary(backend: Backend, minmax: np.ndarray[Any, Any], leaves: np.ndarray[Any, Any], size: int) -> Summary:
-    mean = backend.fold(leaves) / size if size else 0.0
+def _summary(minmax: np.ndarray[Any, Any], tier_b: float, size: int) -> Summary:
+    mean = tier_b / size if size else 0.0
     return Summary(float(minmax[0]), float(minmax[1]), float(np.float32(mean)))
 
 

@@ -213,7 +213,8 @@ class TaylorImportance:
                     f"the parameter {item.name} changed inside the with block; importance is taken at one θ, so leave "
                     "the optimizer out of the loop"
                 )
-        summaries = {item: finish(item.total, item.param, self.measure) for item in items}
+        finished = finish([(item.total, item.param) for item in items], self.measure)
+        summaries = dict(zip(items, finished, strict=True))
         _warn_if_not_finite({item.name: summary for item, summary in summaries.items()})
         return Importance(
             {name: item.total for name, item in watched.items()},

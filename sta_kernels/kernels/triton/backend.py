@@ -8,7 +8,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ import torch
 from sta_kernels.kernels.buffers import Buffer, ImportanceSource
 from sta_kernels.kernels.reference.statistics import fold_exact, range_exact
 from sta_kernels.kernels.triton import tables
-from sta_kernels.kernels.triton.leaf_sums import launch_ranges_and_leaf_sums
+from sta_kernels.kernels.triton.calls import ForgetCall, MergeCall, in_parts
+from sta_kernels.kernels.triton.leaf_sums import launch_fold, launch_ranges_and_leaf_sums
 from sta_kernels.kernels.triton.order_statistic import (
     launch_histogram,
     launch_order_statistic,
@@ -31,25 +32,6 @@ from sta_kernels.kernels.triton.taylor import FinishItem, launch_taylor_accumula
 from sta_kernels.kernels.triton.weighted_sum import SumSegment, launch_weighted_sum
 
 _INTERPRETER = threading.RLock()  # its state is global
-
-
-@dataclass(frozen=True)
-class _Merge:
-    """One queued call of ``sta_merge``."""
-
-    segment: MergeSegment
-    normaliser: np.ndarray[Any, Any]
-    weights: tuple[float, ...]
-    counts: np.ndarray[Any, Any] | None
-
-
-@dataclass(frozen=True)
-class _Forget:
-    """One queued call of ``sta_forget``."""
-
-    segment: ForgetSegment
-    threshold: float
-    counts: np.ndarray[Any, Any] | None
 
 
 class TritonBackend:
@@ -74,7 +56,8 @@ class TritonBackend:
     def grouped(self) -> Iterator[None]:
         """Hold back calls that write tensors until the end, and launch those alike together.
 
-        Operands must stay as they are until then, and outputs and counters are written then.
+        Operands must stay as they are until then, and outputs and counters are written then. Calls whose operands
+        have to be packed or converted are launched in parts, so that the copies of one launch stay within bounds.
         """
         if getattr(self._queues, "queue", None) is not None:
             raise RuntimeError("grouped() is not to be nested")
@@ -86,7 +69,8 @@ class TritonBackend:
             self._queues.queue = None
         for (launch, *key), calls in queue.items():
             with self.launching():
-                launch(*key, calls)
+                for part in in_parts(calls):
+                    launch(*key, part)
 
     def sta_merge(
         self,
@@ -106,7 +90,7 @@ class TritonBackend:
     ) -> None:
         """Normalise, select among the N tasks, accumulate: see :meth:`Backend.sta_merge`."""
         n_tasks = len(finetuned)
-        call = _Merge(
+        call = MergeCall(
             MergeSegment(base, tuple(finetuned), tuple(importances or ()), out),
             _array_at(normaliser_address, ctypes.c_float, n_tasks, 2).copy(),
             (1.0,) * n_tasks if weights is None else tuple(weights),
@@ -198,7 +182,7 @@ class TritonBackend:
         threads: int,
     ) -> None:
         """``target − λ·(w·τ)`` above the threshold: see :meth:`Backend.sta_forget`."""
-        call = _Forget(
+        call = ForgetCall(
             ForgetSegment(target, base, finetuned, source.importance, out),
             threshold,
             _array_at(counts_address, ctypes.c_int64, 1) if counts_address else None,
@@ -221,11 +205,27 @@ class TritonBackend:
         threads: int,
     ) -> None:
         """Importance from accumulated gradients, its range and leaf sums: see :meth:`Backend.taylor_finish`."""
-        with self.launching(), Packed() as packed:
-            item = FinishItem(packed.buffer(total), packed.buffer(param), packed.result(out))
-            found, sums = launch_taylor_finish(self.device, [item], measure=measure)
+        with self.launching():
+            found, sums = self._finish(measure, [(total, param, out)])
         _fold_ranges(found, minmax[None])
         leaves[:] = sums[0].cpu().numpy()
+
+    def taylor_finish_many(
+        self, items: Sequence[tuple[Buffer, Buffer, Buffer]], *, measure: str, threads: int
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Importances of many parameters in few launches and one wait: see :meth:`Backend.taylor_finish_many`."""
+        found, leaves = [], []
+        with self.launching():
+            for part in in_parts(items):
+                ranges, sums = self._finish(measure, part)
+                found.append(ranges)
+                leaves += sums
+            if not leaves:
+                return np.empty((0, 2), np.float32), np.empty(0)
+            sums_there = launch_fold(self.device, leaves)
+            # float32 in float64 keeps its value: all of it comes back in one transfer.
+            results = torch.cat([torch.cat(found).double(), sums_there[:, None]], dim=1).cpu().numpy()
+        return results[:, :2].astype(np.float32), results[:, 2]
 
     def first_nonfinite(self, buffers: Sequence[Buffer], *, threads: int = 1) -> tuple[int, int] | None:
         """First NaN or infinity, buffer by buffer: see :meth:`Backend.first_nonfinite`."""
@@ -254,7 +254,7 @@ class TritonBackend:
         lambda_: float,
         unweighted: bool,
         counted: bool,
-        calls: list[_Merge],
+        calls: list[MergeCall],
     ) -> None:
         with Packed() as packed:
             segments = [
@@ -287,7 +287,7 @@ class TritonBackend:
         if counts is not None:
             _add_counts(calls, counts)
 
-    def _forget(self, measure: str, weight: float, lambda_: float, counted: bool, calls: list[_Forget]) -> None:
+    def _forget(self, measure: str, weight: float, lambda_: float, counted: bool, calls: list[ForgetCall]) -> None:
         with Packed() as packed:
             segments = [
                 ForgetSegment(
@@ -325,6 +325,16 @@ class TritonBackend:
             ]
             launch_weighted_sum(self.device, segments, weights=weights, divisor=divisor, lambda_=lambda_)
 
+    def _finish(
+        self, measure: str, items: Sequence[tuple[Buffer, Buffer, Buffer]]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        with Packed() as packed:
+            dense = [
+                FinishItem(packed.buffer(total), packed.buffer(param), packed.result(out))
+                for total, param, out in items
+            ]
+            return launch_taylor_finish(self.device, dense, measure=measure)
+
     def _accumulate(self, calls: list[tuple[Buffer, Buffer]]) -> None:
         with Packed() as packed:
             launch_taylor_accumulate(
@@ -344,7 +354,7 @@ def _fold_ranges(found: torch.Tensor, minmax: np.ndarray[Any, Any]) -> None:
             minmax[i] = range_exact(ends, *minmax[i])
 
 
-def _add_counts(calls: Sequence[_Merge | _Forget], counts: torch.Tensor) -> None:
+def _add_counts(calls: Sequence[MergeCall | ForgetCall], counts: torch.Tensor) -> None:
     """Add what was counted to each caller's counters."""
     for call, found in zip(calls, counts.cpu().numpy(), strict=True):
         assert call.counts is not None

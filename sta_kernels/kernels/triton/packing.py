@@ -64,6 +64,18 @@ class Packed:
         return Buffer.from_torch(packed)
 
 
+def copied(*buffers: Buffer | None) -> int:
+    """Bytes of the copies that :meth:`Packed.buffer`, or its like for results, makes of the buffers."""
+    return sum(buffer.size * buffer.dtype.itemsize for buffer in buffers if buffer is not None and buffer.strides)
+
+
+def copied_alike(buffers: Sequence[Buffer]) -> int:
+    """Bytes of the copies that :meth:`Packed.alike` makes of the buffers."""
+    if len({buffer.dtype for buffer in buffers}) <= 1:
+        return copied(*buffers)
+    return sum(buffer.size * DType.F32.itemsize for buffer in buffers)
+
+
 def tensor_of(buffer: Buffer) -> torch.Tensor:
     """The buffer as a tensor without a copy: the one it was made from, or a view of main memory."""
     owner = buffer.owner

@@ -12,6 +12,7 @@ import torch
 import sta_kernels as sk
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.triton import backend as triton_backend
+from sta_kernels.kernels.triton import calls
 
 N_TENSORS = 20
 CASES: dict[str, dict[str, Any]] = {
@@ -164,6 +165,23 @@ def test_entries_that_are_laid_out_otherwise(model: Model, monkeypatch: pytest.M
         outcomes.append((sk.merge(states[0], states[1:4], importances=states[4:], counts=counts, p=0.5), counts))
     assert same_bits(outcomes[0][0], outcomes[1][0])
     assert outcomes[0][1] == outcomes[1][1]
+
+
+@pytest.mark.parametrize(("case", "most"), [("sta", 7), ("linear", 1)])
+def test_conversions_are_bounded(
+    model: Model, case: str, most: int, launches: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rule that wants models of one dtype converts those of a few tensors at a time; a sum converts none."""
+    monkeypatch.setattr(calls, "COPIES", 1000)  # three models of up to 36 elements in float32: 144 to 432 bytes
+    mixed = Model()
+    mixed.models[1] = {name: tensor.float() for name, tensor in mixed.models[1].items()}
+    outcomes = []
+    for backend in ("reference", "triton"):
+        on(backend, monkeypatch)
+        outcomes.append(mixed.merge({}, **CASES[case]))
+    assert same_bits(*outcomes)
+    name = "launch_sta_merge" if case == "sta" else "launch_weighted_sum"
+    assert launches[name] == most
 
 
 def test_refusals_name_the_first_entry(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import sta_kernels as sk
 from sta_kernels.kernels import ENVIRONMENT_VARIABLE
-from sta_kernels.kernels.triton import backend
+from sta_kernels.kernels.triton import backend, calls, taylor
+from sta_kernels.taylor import hooks
 
 
 class Model(nn.Module):
@@ -76,3 +77,52 @@ def test_the_bits_of_the_native_core(measure: str, options: dict[str, Any], monk
     assert found.statistics == expected.statistics
     assert found.model_digest == expected.model_digest
     assert (found.samples, found.measure) == (expected.samples, expected.measure)
+
+
+@pytest.mark.parametrize(("copies", "kernels"), [(calls.COPIES, 1), (64, 3)])
+def test_leaving_the_block_is_one_launch_and_one_wait(
+    copies: int, kernels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many parameters; packed ones, whose copies exceed a bound, in parts."""
+    seen: list[str] = []
+
+    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*arguments: Any, **more: Any) -> Any:
+            seen.append(name)
+            return function(*arguments, **more)
+
+        return noting
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int]) -> Any:
+            return noted("kernel", kernel[grid])
+
+    def model() -> nn.Module:
+        torch.manual_seed(1)
+        layers = [nn.Linear(5, 5) for _ in range(6)]
+        for layer in layers[2:4]:
+            layer.weight = nn.Parameter(layer.weight.detach().t())
+        return nn.Sequential(*layers)
+
+    def finish(*arguments: Any) -> Any:
+        with monkeypatch.context() as patch:
+            for read in ("cpu", "item", "tolist"):
+                patch.setattr(Tensor, read, noted("read", getattr(Tensor, read)))
+            return original(*arguments)
+
+    def importance() -> Any:
+        with sk.TaylorImportance(layers := model()) as found:
+            layers(torch.ones(1, 5)).square().sum().backward()
+        return found.result
+
+    expected = importance()
+    kernel, original = taylor._finish_kernel, hooks.finish
+    monkeypatch.setattr(calls, "COPIES", copies)
+    monkeypatch.setattr(taylor, "_finish_kernel", Kernel())
+    monkeypatch.setattr(hooks, "finish", finish)
+    monkeypatch.setattr(backend, "launch_fold", noted("fold", backend.launch_fold))
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "triton")
+    found = importance()
+    assert seen == [*["kernel"] * kernels, "fold", "read"]
+    assert found.statistics == expected.statistics
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
