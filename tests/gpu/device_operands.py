@@ -40,6 +40,9 @@ class Operands:
         scores = [torch.randint(0, 9, shape, generator=generator) * 0.37 * (i + 1) for i in range(n_tasks)]
         if positive:
             scores = [torch.randn(shape, generator=generator).exp() + 0.01 * (i + 1) for i in range(n_tasks)]
+            # What is least becomes 0 when it is normalised. It lies in the tail, on no whole block.
+            for model, score in zip(models, scores, strict=True):
+                model.view(-1)[-1], score.view(-1)[-1] = 0.0, 2.0**-10
         self.base = base.to(weights).to(device)
         self.finetuned = [each.to(weights).to(device) for each in models]
         self.importances = [each.to(importances or weights).to(device) for each in scores]
