@@ -12,6 +12,18 @@ from sta_kernels.kernels.triton.audit.targets import CHIPS, Pipe
 _COLUMNS = ("kernel", "arch", "dtype", "N", "regs", "stack", "B/el", "least", "ins/el", "alu", "fma", "imad", "lsu")
 _LAST = f"chip: issue slots of budget, warps, KiB in flight of needed, share of bandwidth ({LABEL})"
 
+LEGEND = f"""\
+dtype        of the models, + that of importances where it is another; N: number of tasks
+regs, stack  registers and bytes of local memory per thread, those of called functions included
+B/el, least  bytes that the main loop moves per element, and the fewest that could be
+ins/el       machine instructions per element of the main loop; alu, fma, imad, lsu: of these, by the pipe they take
+a chip       1. issue slots per element on the busiest pipe / as many as the memory's bandwidth leaves time for
+({LABEL[:5]})      2. warps that a multiprocessor holds, of 64
+             3. KiB of loads in flight per multiprocessor / as many as hide the memory's latency
+             4. share of the memory's bandwidth: {LABEL}
+docs/gpu-audit.md has the rules, the model, and why some shares are low."""
+"""What the columns are."""
+
 
 def rows(reports: Iterable[Report]) -> list[tuple[str, ...]]:
     """Cells of each report, in the order of the columns."""
