@@ -20,6 +20,7 @@ LEAST = 192_000_000
 """Smallest limit that is accepted, in bytes."""
 PAGE = 4096
 _RESERVE = 24 << 20
+_ROUND = 10_000_000
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", re.IGNORECASE)
 
@@ -87,6 +88,7 @@ class Sizes:
         reserve: bytes in main memory that the kernels, or their compiler, hold per worker, besides its buffers.
         in_main_memory: times that a worker's buffers are in main memory.
         on_device: times that they are on the device.
+        whole: most bytes of a segment that is read once, where that is less than what fits.
     """
 
     tile: int
@@ -95,6 +97,7 @@ class Sizes:
     reserve: int
     in_main_memory: int = 1
     on_device: int = 0
+    whole: int | None = None
 
     @property
     def staged(self) -> bool:
@@ -108,7 +111,10 @@ SIZES = {
     "reference": Sizes(tile=4 << 20, arena=96 << 20, least=6 << 20, reserve=24 << 20),
     # Tens of megabytes: an operand's copy takes far longer than it costs to start it, and a tile longer than its calls.
     "cuda": Sizes(tile=32 << 20, arena=128 << 20, least=8 << 20, reserve=8 << 20, on_device=1),
-    "interpret": Sizes(tile=4 << 20, arena=128 << 20, least=8 << 20, reserve=24 << 20, in_main_memory=2),
+    # Interpreted, 64 KiB take a second: so often is there progress, a record of it, and an end where one is asked for.
+    "interpret": Sizes(
+        tile=64 << 10, arena=128 << 20, least=8 << 20, reserve=24 << 20, in_main_memory=2, whole=128 << 10
+    ),
 }
 """By the kernels' name, or the device that Triton's work on."""
 
@@ -123,6 +129,7 @@ class Budget:
         threads: workers.
         tile: bytes of a tile's operands and output, unless one needs more.
         arena: bytes of each worker's buffers.
+        whole: most bytes of a segment that is read once even where its statistics come first.
         peak: bytes in main memory that the merge is expected to stay under.
         device: bytes of the workers' buffers on the device, if it has memory of its own.
     """
@@ -132,6 +139,7 @@ class Budget:
     threads: int
     tile: int
     arena: int
+    whole: int
     peak: int
     device: int = 0
 
@@ -164,14 +172,14 @@ class Budget:
             limit = max(default_limit(), baseline + _RESERVE + least)
         else:
             limit = parse_size(max_memory, "max_memory")
-            if limit < LEAST:
-                raise InputError(f"max_memory: {limit:,} bytes is too little; at least {LEAST:,} are needed")
         free = limit - baseline - _RESERVE
         workers = min(threads, free // least)
-        if workers < 1:
+        if limit < LEAST or workers < 1:
+            # What a process holds differs a little from run to run: what is asked for must do in the next one too.
+            enough = max(LEAST, (-(-(limit - free + least) // _ROUND) + 1) * _ROUND)
             raise InputError(
-                f"max_memory: this process holds {baseline:,} bytes already; "
-                f"give it at least {baseline + _RESERVE + least:,}"
+                f"max_memory: {limit:,} bytes is too little; this process holds {baseline:,} already: "
+                f"give it at least {-(-enough // 10**6)}MB"
             )
         most = sizes.arena
         if device_free is not None:
@@ -184,7 +192,8 @@ class Budget:
         arena = _power_of_two(wanted, most) if sizes.staged else min(wanted, most)
         arena -= arena % PAGE
         held = baseline + _RESERVE + workers * (sizes.reserve + sizes.in_main_memory * arena)
-        return cls(limit, baseline, workers, sizes.tile, arena, held, workers * sizes.on_device * arena)
+        whole = arena if sizes.whole is None else min(arena, sizes.whole)
+        return cls(limit, baseline, workers, sizes.tile, arena, whole, held, workers * sizes.on_device * arena)
 
 
 def _power_of_two(wanted: int, most: int) -> int:

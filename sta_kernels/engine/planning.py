@@ -73,7 +73,7 @@ def make_plan(
     budget = Budget.plan(max_memory, threads, placement.kind, segment_bytes, placement.free)
     for job in placed:
         check_tile(job, budget)
-    extra = sum(_statistics_bytes(job, method) for job in needing if job.memory(job.size) > budget.arena)
+    extra = sum(_statistics_bytes(job, method) for job in needing if job.memory(job.size) > budget.whole)
     sums = any(statistic.tier == "B" for job in placed for statistic, _ in job.statistics(method))
     template = inputs.checkpoints[inputs.template]
     return Plan(

@@ -60,7 +60,7 @@ class JobRun:
             self.statistics.append(statistic)
             self.results.append(known)
         unknown = [i for i, result in enumerate(self.results) if result is None]
-        self.whole = bool(unknown) and job.memory(job.size) <= budget.arena
+        self.whole = bool(unknown) and job.memory(job.size) <= budget.whole
         self._remaining = self._what_remains(list(done))
         self.finished = not self._remaining
         if not (self.whole or self.finished):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from sta_kernels.engine.memory import Arena
@@ -35,14 +35,14 @@ class Scheduler:
         self._waiting = iter(activities)
         self._active: list[Activity] = []
         self._changed = threading.Condition()
-        self._stopped = False
+        self.stopped = False
         self.error: BaseException | None = None
         self.done_bytes = 0
 
     def take(self) -> tuple[Activity, Any] | None:
         """A task; None when all are done, or after a stop."""
         with self._changed:
-            while not self._stopped:
+            while not self.stopped:
                 for activity in self._active:
                     task = activity.take()
                     if task is not None:
@@ -67,7 +67,7 @@ class Scheduler:
     def stop(self, error: BaseException | None = None) -> None:
         """Hand out nothing more; the first error is kept."""
         with self._changed:
-            self._stopped = True
+            self.stopped = True
             self.error = self.error or error
             self._changed.notify_all()
 
@@ -83,19 +83,21 @@ def run_activities(
 ) -> None:
     """Run all activities to their end on so many threads.
 
-    The calling thread only waits, so that signals reach it; whatever is raised in it stops the workers before it goes
-    on, and an error in a worker is raised here.
+    The calling thread only waits, so that signals reach it; whatever is raised in it, once or again, stops the workers
+    before it goes on, and an error in a worker is raised here.
 
     Args:
         activities: in order.
         threads: workers.
         make_arena: gives each its memory; called on its thread.
-        tick: called now and then, and at the end, with the bytes that were read so far.
+        tick: called at the start, now and then, and at the end, with the bytes that were read so far.
     """
     scheduler = Scheduler(activities)
 
-    def work() -> None:
+    def work(ended: threading.Event) -> None:
         try:
+            if scheduler.stopped:
+                return
             arena = make_arena()
             while (taken := scheduler.take()) is not None:
                 activity, task = taken
@@ -103,22 +105,46 @@ def run_activities(
                 scheduler.settle(activity, task, activity.perform(task, arena))
         except BaseException as error:  # raised again in the calling thread
             scheduler.stop(error)
+        finally:
+            ended.set()
 
-    workers = [threading.Thread(target=work, name=f"sta-merge-{i}", daemon=True) for i in range(threads)]
+    if tick is not None:
+        tick(0)
+    ends = [threading.Event() for _ in range(threads)]
+    workers = [
+        threading.Thread(target=work, args=(ended,), name=f"sta-merge-{i}", daemon=True) for i, ended in enumerate(ends)
+    ]
     try:
         for worker in workers:
             worker.start()
-        for worker in workers:
-            while worker.is_alive():
-                worker.join(_TICK_SECONDS)
+        for ended in ends:
+            while not ended.wait(_TICK_SECONDS):
                 if tick is not None:
                     tick(scheduler.done_bytes)
         if tick is not None and scheduler.error is None:
             tick(scheduler.done_bytes)
     finally:
-        scheduler.stop()
-        for worker in workers:
-            if worker.ident is not None:
-                worker.join()
+        _end(scheduler, workers, ends)
     if scheduler.error is not None:
         raise scheduler.error
+
+
+def _end(scheduler: Scheduler, workers: Sequence[threading.Thread], ends: Sequence[threading.Event]) -> None:
+    """Wait for the workers whatever is raised meanwhile: `timeout` sends its signal twice, people send theirs thrice.
+
+    A worker that is in native code when the interpreter exits takes the process down with it. Events are waited for
+    since up to Python 3.12 a join that an exception interrupts takes a thread that still runs for one that has ended.
+    """
+    raised: BaseException | None = None
+    while True:
+        try:
+            scheduler.stop()
+            for worker, ended in zip(workers, ends, strict=True):
+                if worker.ident is not None:
+                    ended.wait()
+                    worker.join()
+            break
+        except BaseException as error:
+            raised = error
+    if raised is not None:
+        raise raised

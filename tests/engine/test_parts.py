@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,3 +169,31 @@ def test_lock_keeps_out_threads_and_processes_and_dies_with_its_holder(tmp_path:
     with locked(tmp_path), pytest.raises(InputError, match="another merge"), locked(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_end_before_a_signal_goes_on_however_often_it_comes() -> None:
+    """A thread that outlives the interpreter's end takes the process down."""
+    ends: list[str] = []
+    started = threading.Event()
+
+    def slow(task: Any) -> int:
+        started.set()
+        time.sleep(0.5)
+        ends.append(task)
+        return 1
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, stop)
+    ticks: list[int] = []
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            run_activities([Checks(["one", "two"], slow)], 1, partial(Arena, PAGE), ticks.append)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert ends == ["one"]
+    assert ticks[0] == 0
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("sta-merge")]
