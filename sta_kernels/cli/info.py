@@ -12,6 +12,7 @@ from typing import Any
 
 from sta_kernels._version import __version__
 from sta_kernels.cli.render import size, table
+from sta_kernels.errors import InputError, RunError
 
 _LIBRARIES = ("numpy", "torch", "triton", "safetensors", "PyYAML", "xxhash", "tqdm")
 _NO_CORE = (
@@ -25,7 +26,8 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="sta-kernels info",
         description="Print the version, the backend chosen and why, the native core's build and instruction sets.",
-        epilog="example:\n  sta-kernels info\n  sta-kernels info --gpu --json",
+        epilog="example:\n  sta-kernels info\n  sta-kernels info --gpu --json\n\n"
+        "exit code 0, also where no backend serves as the environment asks: the report says so, as JSON in `problem`",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument("--gpu", action="store_true", help="look for GPUs too; imports torch, which takes seconds")
@@ -50,13 +52,18 @@ def collect(*, gpu: bool = False) -> dict[str, Any]:
     Args:
         gpu: import them, and ask for the GPUs.
 
-    Raises:
-        InputError: STA_KERNELS_BACKEND names no backend.
-        RunError: it names one that cannot serve.
+    Returns:
+        As JSON types. Where STA_KERNELS_BACKEND names no backend, or one that cannot serve, ``backend`` and ``reason``
+        are None, and ``problem`` says why.
     """
     from sta_kernels import kernels, methods
 
-    choice = kernels.choose()
+    backend: dict[str, str | None]
+    try:
+        choice = kernels.choose()
+        backend = {"backend": choice.name, "reason": choice.reason, "problem": None}
+    except (InputError, RunError) as error:
+        backend = {"backend": None, "reason": None, "problem": str(error)}
     problem = kernels.native_problem()
     native: dict[str, Any] = {"available": problem is None}
     if problem is None:
@@ -69,8 +76,7 @@ def collect(*, gpu: bool = False) -> dict[str, Any]:
         native["what_to_do"] = _NO_CORE
     return {
         "version": __version__,
-        "backend": choice.name,
-        "reason": choice.reason,
+        **backend,
         "native": native,
         "triton": _triton(gpu),
         "threads": kernels.default_threads(),
@@ -116,9 +122,10 @@ def render(facts: dict[str, Any]) -> str:
         core = [("native core", native["build"]), ("instruction sets", _isas(native["instruction_sets"]))]
     else:
         core = [("native core", f"none: {native['problem']}"), ("", native["what_to_do"])]
+    backend = f"{facts['backend']} ({facts['reason']})" if facts["backend"] else f"none: {facts['problem']}"
     lines = [
         ("sta-kernels", facts["version"]),
-        ("backend", f"{facts['backend']} ({facts['reason']})"),
+        ("backend", backend),
         *core,
         *_triton_lines(facts["triton"]),
         ("threads", str(facts["threads"])),

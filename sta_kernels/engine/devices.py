@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sta_kernels import kernels
 from sta_kernels.engine.memory import Arena, Workspace
 from sta_kernels.errors import InputError, RunError
 from sta_kernels.kernels.backend import Backend
+
+if TYPE_CHECKING:
+    import torch
 
 _DEVICES = re.compile(r"auto|cpu|interpret|cuda(:\d+)?")
 _FILES = "files are read into main memory, and the CPU merges them there"
@@ -54,31 +59,49 @@ class Kernels:
         return Arena(size, None if self.workspace is None else self.workspace(size))
 
 
-def place(device: str) -> Placement:
+def place(device: str | torch.device | None) -> Placement:
     """Decide where a merge runs; looks at a GPU only where one is asked for.
 
     Args:
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``interpret``. ``auto`` goes by where the bytes are, and those
-            of files pass through main memory: the CPU, unless STA_KERNELS_BACKEND=triton asks for Triton's kernels.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``interpret``, or a torch.device. ``auto``, or None, goes by
+            where the bytes are, and those of files pass through main memory: the CPU, unless STA_KERNELS_BACKEND=triton
+            asks for Triton's kernels.
 
     Raises:
-        InputError: no such device, or not in this process.
+        InputError: no such device, or not in this process, or not with the backend that the environment asks for.
         RunError: the backend that the environment asks for cannot serve the device.
     """
-    if _DEVICES.fullmatch(device) is None:
-        raise InputError(f"device: {device!r} is none; known: auto, cpu, cuda (cuda:0, cuda:1, …), interpret")
+    device = _name(device)
     forced = os.environ.get(kernels.ENVIRONMENT_VARIABLE) or None
+    if forced is not None and forced not in kernels.BACKENDS:
+        kernels.choose()  # raises
     if device.startswith("cuda"):
         return _gpu(device, "asked for by the caller", forced)
     if device == "interpret":
         return _interpreter("asked for by the caller", forced)
     if device == "auto" and forced == "triton" and not kernels.interpreted():
-        return _gpu("cuda", f"auto: {kernels.ENVIRONMENT_VARIABLE}=triton", forced)
+        return _gpu("cuda", f"auto: {kernels.ENVIRONMENT_VARIABLE}=triton", forced, "auto")
+    if device == "cpu" and forced == "triton":
+        raise InputError(
+            f"device: cpu contradicts {kernels.ENVIRONMENT_VARIABLE}=triton; unset the variable, or ask for interpret"
+        )
     choice = kernels.choose()
     if choice.name == "triton":
         return _interpreter(choice.reason, forced)
     reason = f"auto: {_FILES}" if device == "auto" else "asked for by the caller"
     return Placement("cpu", choice.name, f"{reason}; {choice.reason}")
+
+
+def _name(device: object) -> str:
+    if device is None:
+        return "auto"
+    if "torch" in sys.modules and isinstance(device, sys.modules["torch"].device):
+        device = str(device)
+    if not isinstance(device, str):
+        raise InputError(f"device: expected a name, a torch.device or None, got {type(device).__name__}")
+    if _DEVICES.fullmatch(device) is None:
+        raise InputError(f"unknown device {device!r}; known: auto, cpu, cuda, cuda:N, interpret")
+    return device
 
 
 def _interpreter(reason: str, forced: str | None) -> Placement:
@@ -95,9 +118,14 @@ def _interpreter(reason: str, forced: str | None) -> Placement:
     )
 
 
-def _gpu(device: str, reason: str, forced: str | None) -> Placement:
+def _gpu(device: str, reason: str, forced: str | None, asked: str = "") -> Placement:
     _check_forced(device, forced)
     problem = gpu_problem()
+    if problem is not None and asked == "auto":
+        raise InputError(
+            f"device: auto is cuda where {kernels.ENVIRONMENT_VARIABLE}=triton, and cannot serve: {problem}; unset the "
+            "variable"
+        )
     if problem is not None:
         raise InputError(f"device: {device} cannot serve: {problem}")
     import torch

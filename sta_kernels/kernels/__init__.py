@@ -86,15 +86,16 @@ def choose(name: str | None = None, *, device: str = "cpu") -> Choice:
         InputError: the name is unknown.
         RunError: the backend that was asked for, or the only one for the device, cannot serve.
     """
-    source = "asked for by the caller"
+    source, who, back = "asked for by the caller", "the caller", "ask for another"
     if name is None:
         name = os.environ.get(ENVIRONMENT_VARIABLE) or None
-        source = f"{ENVIRONMENT_VARIABLE}={name}"
+        source = who = f"{ENVIRONMENT_VARIABLE}={name}"
+        back = "unset the variable"
     if name is not None and name not in BACKENDS:
         raise InputError(f"unknown backend {name!r} ({source}); known: {', '.join(BACKENDS)}")
     if device != "cpu":
         if name not in (None, "triton"):
-            raise RunError(f"the {name} backend was {source}, but it serves the CPU only, and tensors are on {device}")
+            raise RunError(f"{who} asks for the {name} backend, which serves the CPU only, and tensors are on {device}")
         if (problem := triton_problem(device)) is not None:
             raise RunError(f"tensors are on {device}, where Triton's kernels serve, but {problem}")
         return Choice("triton", f"the tensors are on {device}" if name is None else source)
@@ -103,9 +104,15 @@ def choose(name: str | None = None, *, device: str = "cpu") -> Choice:
         if problem is None:
             return Choice("native", "the native core was built and loads")
         return Choice("reference", f"no native core: {problem}")
+    asks = f"{who} asks for the {name} backend, which cannot serve"
+    if name == "triton" and not interpreted():
+        raise RunError(
+            f"{asks} tensors in main memory: move them to a GPU, set {_INTERPRETER_VARIABLE}=1 (an interpreter, slow), "
+            f"or {back}"
+        )
     problem = native_problem() if name == "native" else triton_problem("cpu") if name == "triton" else None
     if problem is not None:
-        raise RunError(f"the {name} backend was {source}, but it cannot serve: {problem}")
+        raise RunError(f"{asks}: {problem}")
     return Choice(name, source)
 
 

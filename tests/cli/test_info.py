@@ -66,17 +66,30 @@ def test_a_forced_backend_is_named_as_the_reason(monkeypatch: pytest.MonkeyPatch
     assert (facts["backend"], facts["reason"]) == ("reference", "STA_KERNELS_BACKEND=reference")
 
 
-def test_an_unknown_backend_is_the_callers_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setenv(kernels.ENVIRONMENT_VARIABLE, "abacus")
-    assert cli.main(["info"]) == 2
-    assert "unknown backend 'abacus'" in capsys.readouterr().err
-
-
-def test_a_backend_that_cannot_serve_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setenv(kernels.ENVIRONMENT_VARIABLE, "native")
-    monkeypatch.setattr(kernels, "native_problem", lambda: "libsta_core.so was not built")
-    assert cli.main(["info"]) == 1
-    assert "cannot serve: libsta_core.so was not built" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("abacus", "unknown backend 'abacus' (STA_KERNELS_BACKEND=abacus); known: native, triton, reference"),
+        ("native", "STA_KERNELS_BACKEND=native asks for the native backend, which cannot serve: it was not built"),
+        (
+            "triton",
+            "STA_KERNELS_BACKEND=triton asks for the triton backend, which cannot serve tensors in main memory: move "
+            "them to a GPU, set TRITON_INTERPRET=1 (an interpreter, slow), or unset the variable",
+        ),
+    ],
+)
+def test_a_forced_backend_that_cannot_serve_is_part_of_the_report(
+    name: str, problem: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv(kernels.ENVIRONMENT_VARIABLE, name)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(kernels, "native_problem", lambda: "it was not built")
+    assert cli.main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert f"none: {problem}\n" in text
+    assert "methods" in text
+    facts = info.collect()
+    assert (facts["backend"], facts["problem"]) == (None, problem)
 
 
 def test_gpus_are_looked_for_only_where_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -128,7 +128,7 @@ def test_options_reach_the_engine(capsys: pytest.CaptureFixture[str]):
     [
         (("nowhere.yaml", "out"), "nowhere.yaml: cannot read the recipe: No such file or directory"),
         (("recipe.yaml", "base"), "base"),
-        (("recipe.yaml", "out", "--device", "tpu"), "device: 'tpu' is none; known: auto, cpu, cuda"),
+        (("recipe.yaml", "out", "--device", "tpu"), "unknown device 'tpu'; known: auto, cpu, cuda, cuda:N, interpret"),
         (("recipe.yaml", "out", "--max-memory", "lots"), "'lots' is not a size"),
         (("recipe.yaml", "out", "--max-memory", "1MB"), "too little"),
         (("recipe.yaml", "out", "--out-shard-size", "-3"), "not a size"),

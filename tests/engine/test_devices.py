@@ -11,7 +11,7 @@ from sta_kernels import kernels
 from sta_kernels.engine import devices
 from sta_kernels.engine.devices import Placement, place
 from sta_kernels.engine.memory import PAGE, SIZES
-from sta_kernels.errors import InputError, RunError
+from sta_kernels.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +40,31 @@ def test_files_are_merged_on_the_cpu_unless_asked_otherwise() -> None:
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU", "mps", "", "cpu:0", "cuda:-1"])
 def test_names_that_are_none(device: str) -> None:
-    with pytest.raises(InputError, match=r"is none; known: auto, cpu, cuda \(cuda:0, cuda:1, …\), interpret"):
+    with pytest.raises(InputError, match=r"unknown device '.*'; known: auto, cpu, cuda, cuda:N, interpret"):
         place(device)
+
+
+def test_devices_that_are_not_named() -> None:
+    assert place(torch.device("cpu")) == place("cpu")
+    assert place(None) == place("auto")
+    with pytest.raises(InputError, match="unknown device 'mps'"):
+        place(torch.device("mps"))
+    with pytest.raises(InputError, match=r"expected a name, a torch\.device or None, got int"):
+        place(0)  # type: ignore[arg-type]
+
+
+def test_an_unknown_backend_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STA_KERNELS_BACKEND", "cuda")
+    for device in ("auto", "cpu", "interpret", "cuda"):
+        with pytest.raises(InputError, match="unknown backend 'cuda'"):
+            place(device)
+
+
+def test_auto_names_the_variable_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STA_KERNELS_BACKEND", "triton")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="device: auto is cuda where STA_KERNELS_BACKEND=triton, and cannot serve: Py"):
+        place("auto")
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -58,10 +81,12 @@ def test_the_environment_decides_where_the_caller_does_not(monkeypatch: pytest.M
     monkeypatch.setenv("STA_KERNELS_BACKEND", "triton")
     assert place("auto").device == "cuda:0"
     assert place("auto").reason == "auto: STA_KERNELS_BACKEND=triton; Some GPU 0"
-    with pytest.raises(RunError, match=r"set TRITON_INTERPRET=1"):
+    with pytest.raises(InputError, match="device: cpu contradicts STA_KERNELS_BACKEND=triton"):
         place("cpu")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert place("auto").device == place("cpu").device == "interpret"
+    assert place("auto").device == place("interpret").device == "interpret"
+    with pytest.raises(InputError, match="device: cpu contradicts STA_KERNELS_BACKEND=triton"):
+        place("cpu")
     with pytest.raises(InputError, match="device: cuda cannot serve: TRITON_INTERPRET=1"):
         place("cuda")
     monkeypatch.setenv("STA_KERNELS_BACKEND", "reference")

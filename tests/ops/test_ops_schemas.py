@@ -105,5 +105,7 @@ def test_kernels_are_registered_for_main_memory_and_gpus():
 
 def test_a_backend_of_main_memory_is_refused_on_a_gpu(monkeypatch):
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "native")
-    with pytest.raises(RunError, match="the native backend was STA_KERNELS_BACKEND=native, but it serves the CPU only"):
+    with pytest.raises(
+        RunError, match="STA_KERNELS_BACKEND=native asks for the native backend, which serves the CPU only"
+    ):
         host_backend(torch.device("cuda", 0))
