@@ -56,7 +56,8 @@ def result(summary: Mapping[str, Any], models: Sequence[str], out: str, seconds:
                     f"{seconds:.1f} s, on {_device(summary)}"),
     ]  # fmt: skip
     if summary["kept_bytes"]:
-        rows.append(("continued", f"{size(summary['kept_bytes'])} taken over from the run that was stopped"))
+        on = f", on {', '.join(summary['devices_before'])}" if summary["devices_before"] else ""
+        rows.append(("continued", f"{size(summary['kept_bytes'])} taken over from the run that was stopped{on}"))
     if summary["kept"] and elements:
         shares = zip(summary["kept"], models, strict=True)
         rows += [("kept" if i == 0 else "", f"{count / elements:.1%} of {m}") for i, (count, m) in enumerate(shares)]

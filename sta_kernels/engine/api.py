@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sta_kernels._version import __version__
 from sta_kernels.engine.devices import Kernels, open_kernels, place
@@ -42,6 +42,9 @@ from sta_kernels.errors import InputError
 from sta_kernels.kernels import default_threads
 from sta_kernels.recipe import Recipe
 
+if TYPE_CHECKING:
+    import torch
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -49,7 +52,7 @@ def merge_checkpoints(
     recipe: Recipe | str | os.PathLike[str] | Mapping[str, Any],
     out: str | os.PathLike[str],
     *,
-    device: str = "auto",
+    device: str | torch.device | None = "auto",
     threads: int | None = None,
     max_memory: int | str | None = None,
     out_shard_size: int | str = "5GB",
@@ -69,8 +72,8 @@ def merge_checkpoints(
         out: folder for the result: safetensors, the template's side files, a model card, the recipe, and the manifest,
             which is written last. What already holds this very merge is left as it is.
         device: where the kernels run: ``cpu``; ``cuda`` or ``cuda:1``, to which tiles are copied; ``interpret``, in
-            Triton's interpreter on the CPU, slowly, as a proof; ``auto``, by where the bytes are: those of files pass
-            through main memory, so the CPU. The plan and the manifest say which, and why.
+            Triton's interpreter on the CPU, slowly, as a proof; ``auto`` or None, by where the bytes are: those of
+            files pass through main memory, so the CPU. The plan and the manifest say which, and why.
         threads: workers, on a GPU with a stream each; None is one per processor.
         max_memory: bound on the anonymous memory of the whole process, in bytes or as ``256MB``; at least 192 MB. None
             is 2 GiB, or a quarter of the memory where that is less.
@@ -254,6 +257,9 @@ class _Merge:
     def _work(self, shards: Shards, journal: Journal, digests: InputDigests, records: Records | None) -> Manifest:
         plan, method = self._plan, self._recipe.method
         budget = plan.budget
+        served, before = plan.placement.to_json(), records.served if records else []
+        if before[-1:] != [served]:
+            journal.served(served)
         kept_bytes = shards.prove(budget.threads)
         shards.write_headers()
         executor = Executor(
@@ -310,7 +316,8 @@ class _Merge:
             identity=plan.identity,
             method=plan.method,
             tier=plan.tier,
-            served_by=plan.placement.to_json(),
+            served_by=served,
+            served_before=tuple(other for i, other in enumerate(before) if other not in (served, *before[:i])),
             recipe=self._recipe.text,
             inputs=inputs,
             files=files_written,

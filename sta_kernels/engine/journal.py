@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class Records:
         blocks: per shard, digests of finished blocks.
         tiles: per job, finished ranges and what the method counted in them: (start, stop, counts).
         differing: models that were seen to differ from the base.
+        served: by which devices and kernels the runs were, in order.
         publishing: the files began to take their final names.
         length: bytes of the journal up to where it is whole.
     """
@@ -34,6 +35,7 @@ class Records:
     blocks: dict[int, dict[int, bytes]] = field(default_factory=dict)
     tiles: dict[int, list[tuple[int, int, tuple[int, ...]]]] = field(default_factory=dict)
     differing: set[int] = field(default_factory=set)
+    served: list[dict[str, str]] = field(default_factory=list)
     publishing: bool = False
     length: int = 0
 
@@ -46,6 +48,8 @@ class Records:
             self.tiles.setdefault(job, []).append((start, stop, tuple(counts)))
         elif "differs" in record:
             self.differing.add(record["differs"])
+        elif "served" in record:
+            self.served.append(record["served"])
         elif "publishing" in record:
             self.publishing = True
 
@@ -108,6 +112,10 @@ class Journal:
     def differs(self, model: int) -> None:
         """A model is not the base."""
         self._append({"differs": model})
+
+    def served(self, placement: Mapping[str, str]) -> None:
+        """Where this run's kernels are."""
+        self._append({"served": placement})
 
     def publishing(self) -> None:
         """All blocks are written; final names follow."""

@@ -13,7 +13,7 @@ from sta_kernels.engine.output import MANIFEST_NAME
 from sta_kernels.errors import InputError
 from sta_kernels.methods.base import Method
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,11 @@ class Manifest:
         method: name of the method.
         tier: A: the same bits everywhere; B: by a fixed order of summation.
         served_by: device, backend and reason, of the run that finished it; another would have given the same files.
+        served_before: the same of runs that had been stopped, each once, where it differs.
         recipe: its text.
         inputs: per checkpoint: path, whether it is an importance, and its files with size, mtime and digest.
         files: per output file: size, digest, and for weights the digests of their 4 MiB blocks.
-        tensors: per merged segment: elements, and what the method counted (``kept`` per model, ``unrouted``).
+        tensors: per merged segment: tensor, elements, and what the method counted (``kept`` per model, ``unrouted``).
         copied: tensors taken from the template as they were.
         notes: what the reader should know.
         already_finished: this was found, not made; not written.
@@ -41,6 +42,7 @@ class Manifest:
     method: str
     tier: str
     served_by: Mapping[str, str]
+    served_before: tuple[Mapping[str, str], ...]
     recipe: str
     inputs: tuple[Mapping[str, Any], ...]
     files: Mapping[str, Mapping[str, Any]]
@@ -69,7 +71,7 @@ class Manifest:
             "method": self.method,
             "tier": self.tier,
             **self.served_by,
-            "tensors_merged": len(self.tensors),
+            "tensors_merged": len({tensor["tensor"] for tensor in self.tensors}),
             "tensors_copied": len(self.copied),
             "elements_merged": elements,
             "kept": kept,
@@ -79,6 +81,7 @@ class Manifest:
             "notes": list(self.notes),
             "already_finished": self.already_finished,
             "kept_bytes": self.kept_bytes,
+            "devices_before": list(dict.fromkeys(placement["device"] for placement in self.served_before)),
         }
 
 
@@ -100,7 +103,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     names = {entry.name for entry in fields(Manifest)} - {"already_finished", "kept_bytes"}
     if record.keys() != names:
         raise InputError(f"{path}: not a manifest; expected the keys {', '.join(sorted(names))}")
-    for name in ("inputs", "tensors", "copied", "notes"):
+    for name in ("served_before", "inputs", "tensors", "copied", "notes"):
         record[name] = tuple(record[name])
     return Manifest(**record)
 
@@ -110,7 +113,7 @@ def tensor_records(method: Method, counted: Iterable[tuple[Job, Iterable[int]]])
     records = []
     for job, counts in counted:
         n_models = len(job.of_role("model"))
-        record: dict[str, Any] = {"name": job.name, "elements": job.size}
+        record: dict[str, Any] = {"name": job.name, "tensor": job.tensor, "elements": job.size}
         for i, (name, count) in enumerate(zip(method.counters(n_models), counts, strict=True)):
             if i < n_models:
                 record.setdefault(name, []).append(int(count))

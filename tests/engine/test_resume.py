@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from sta_kernels.engine import Manifest, merge_checkpoints
-from sta_kernels.engine.journal import JOURNAL_NAME
+from sta_kernels.engine import Manifest, Plan, merge_checkpoints
+from sta_kernels.engine.journal import JOURNAL_NAME, Journal
 from sta_kernels.engine.lock import LOCK_NAME
 
 SCRIPT = Path(__file__).with_name("killed_merge.py")
@@ -154,3 +154,25 @@ def test_a_finished_merge_is_left_alone(mixed_models: Any, tmp_path: Path) -> No
     assert isinstance(again, Manifest)
     assert again.already_finished
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def test_the_manifest_names_the_devices_before(mixed_models: Any, tmp_path: Path) -> None:
+    recipe = mixed_models.recipe("sta", split={"*.in_proj_weight": 3})
+    out = tmp_path / "out"
+    plan = merge_checkpoints(recipe, out, dry_run=True)
+    assert isinstance(plan, Plan)
+    out.mkdir()
+    elsewhere = {"device": "cuda:0", "backend": "triton", "reason": "asked for by the caller; Some GPU"}
+    journal = Journal(out / JOURNAL_NAME, plan.identity)
+    for placement in (elsewhere, plan.placement.to_json(), elsewhere):
+        journal.served(placement)
+    journal.close(remove=False)
+    manifest = merge_checkpoints(recipe, out)
+    assert isinstance(manifest, Manifest)
+    assert manifest.served_by == plan.placement.to_json()
+    assert manifest.served_before == (elsewhere,)
+    assert manifest.summary()["devices_before"] == ["cuda:0"]
+    assert manifest.summary()["tensors_merged"] == plan.summary()["tensors_merged"] < len(manifest.tensors)
+    read = merge_checkpoints(recipe, out)
+    assert isinstance(read, Manifest)
+    assert read.served_before == (elsewhere,)
