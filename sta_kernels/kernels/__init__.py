@@ -14,6 +14,8 @@ from sta_kernels.kernels.backend import Backend
 
 ENVIRONMENT_VARIABLE = "STA_KERNELS_BACKEND"
 BACKENDS = ("native", "triton", "reference")
+LEAST_TRITON = (3, 8)
+"""Oldest version of Triton that the kernels are tested with."""
 _INTERPRETER_VARIABLE = "TRITON_INTERPRET"  # Triton's own
 _TRUE = ("1", "true", "on", "yes", "y")  # what Triton takes for true, in any case; nothing else is
 
@@ -68,9 +70,12 @@ def triton_problem(device: str = "cuda") -> str | None:
     if device != "cpu" and interpreted():
         return f"{_INTERPRETER_VARIABLE}=1 is for tensors in main memory; unset it"
     try:
-        importlib.import_module("triton")
+        triton = importlib.import_module("triton")
     except ImportError as error:
         return f"Triton cannot be imported ({error})"
+    if tuple(map(int, triton.__version__.split(".")[:2])) < LEAST_TRITON:
+        needed = ".".join(map(str, LEAST_TRITON))
+        return f"Triton {triton.__version__} is older than {needed}, with which the kernels are tested; update PyTorch"
     return None
 
 
