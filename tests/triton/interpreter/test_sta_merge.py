@@ -18,7 +18,7 @@ from sta_kernels.kernels.numpy_backend import NumpyBackend
 from sta_kernels.kernels.triton import networks, sta_merge, sta_merge_zeros
 from sta_kernels.kernels.triton.config import LaunchConfig
 
-SIZES = (0, 1, 63, 64, 65, 300)
+SIZES = (0, 1, 63, 65, 200)
 ALL_KINDS = (*KINDS, POSITIVE_QUOTIENTS, SUBNORMAL_QUOTIENTS)
 
 
@@ -40,7 +40,7 @@ def draw(n_tasks: int, sizes: Sequence[int], kind: str, k: int, weight=DType.F32
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
-@pytest.mark.parametrize("n_tasks", [2, 6])
+@pytest.mark.parametrize("n_tasks", [6])
 def test_many_tensors_in_one_launch(n_tasks: int, kind: str) -> None:
     k = 1 + (n_tasks - 1) * 7 // 10
     assert same_as_reference(draw(n_tasks, SIZES, kind, k))
@@ -99,7 +99,7 @@ def test_misaligned_operands(shift: int) -> None:
 
 @pytest.mark.parametrize("config", [LaunchConfig(32, 32, 1), LaunchConfig(128, 1024, 4), LaunchConfig(256, 256, 8)])
 def test_the_bits_do_not_depend_on_the_launch(config: LaunchConfig) -> None:
-    assert same_as_reference(draw(6, (600, 31), "plain", 4), config=config)
+    assert same_as_reference(draw(6, (300, 31), "plain", 4), config=config)
 
 
 def test_frugal_kernels() -> None:
@@ -141,7 +141,7 @@ def test_an_output_may_be_the_base() -> None:
 def test_normalisers_of_the_callers_own(normaliser: tuple[float, float]) -> None:
     """Shifts and divisors that the fast path cannot scale exactly."""
     for kind in ("plain", "edges", "tiny quotients"):
-        cases = draw(3, (200,), kind, 2)
+        cases = draw(3, (130,), kind, 2)
         cases[0].normaliser[1] = normaliser
         assert same_as_reference(cases), kind
 
@@ -226,7 +226,7 @@ def test_planted_ties(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_division_as_it_is_compiled(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     as_compiled(monkeypatch)
     for k in (1, 3):
-        assert same_as_reference(draw(4, (300,) * 2, kind, k), config=LaunchConfig(128, 256, 4)), k
+        assert same_as_reference(draw(4, (200,) * 2, kind, k), config=LaunchConfig(128, 256, 4)), k
 
 
 def test_planted_approximate_division(monkeypatch: pytest.MonkeyPatch) -> None:
