@@ -27,6 +27,10 @@ class LaunchConfig:
     chunk: int
     warps: int
 
+    def __post_init__(self) -> None:
+        if self.block < 1 or self.block & (self.block - 1) or self.chunk < 1 or self.chunk % self.block:
+            raise ValueError(f"{self}: a block is a power of two, and a chunk whole blocks")
+
     @property
     def per_thread(self) -> int:
         """Elements in one thread's registers."""

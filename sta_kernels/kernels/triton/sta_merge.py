@@ -62,6 +62,19 @@ class MergeSegment:
         """In the order of a row of the kernel's table."""
         return (self.base, self.out, *self.models, *self.importances)
 
+    @property
+    def dtypes(self) -> tuple[DType, DType, DType, DType]:
+        """Of base, models, importances (float32 where there are none) and result.
+
+        Raises:
+            ValueError: models, or importances, of several dtypes: the kernel would read one's bytes as another's.
+        """
+        models = {buffer.dtype for buffer in self.models}
+        importances = {buffer.dtype for buffer in self.importances} or {DType.F32}
+        if len(models) != 1 or len(importances) != 1:
+            raise ValueError(f"{self.models}, {self.importances}: each of one dtype can be launched")
+        return self.base.dtype, models.pop(), importances.pop(), self.out.dtype
+
 
 def launch_sta_merge(
     device: torch.device,
@@ -89,16 +102,19 @@ def launch_sta_merge(
         lambda_: factor of the sum.
         counts: int64 [S, N + 1] on the device, added to: kept entries per task, then positions that keep nothing.
         config: launch configuration; None chooses by the dtypes and the number of elements.
+
+    Raises:
+        ValueError: a buffer with strides; models, or importances, of several dtypes.
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, segment in enumerate(segments):
+        tables.check_contiguous(segment.buffers)
         if segment.out.size:
-            dtypes = (segment.base.dtype, segment.models[0].dtype, segment.out.dtype)
-            groups.setdefault((*dtypes, *_importance_dtype(segment), tables.aligned(segment.buffers)), []).append(index)
+            groups.setdefault((tables.aligned(segment.buffers), *segment.dtypes), []).append(index)
     weighted = weights is not None or lambda_ != 1.0
     if weights is None:  # all 1, where the kernel reads any
         weights = torch.ones(normaliser.shape[:2], device=device) if weighted else normaliser
-    for indices in groups.values():
+    for (aligned, base, model, importance, out), indices in groups.items():
         chosen = [segments[index] for index in indices]
         first = chosen[0]
         sizes = [segment.out.size for segment in chosen]
@@ -113,16 +129,16 @@ def launch_sta_merge(
         )
         constants = merge_constants(
             len(first.models),
-            first.base.dtype,
-            first.models[0].dtype,
-            first.importances[0].dtype if first.importances else DType.F32,
-            first.out.dtype,
+            base,
+            model,
+            importance,
+            out,
             k=k,
             ties=ties,
             measure=measure,
             weighted=weighted,
             counted=counts is not None,
-            aligned=tables.aligned([buffer for segment in chosen for buffer in segment.buffers]),
+            aligned=aligned,
             config=launch,
         )
         rows = [(size, index, segment.buffers) for size, index, segment in zip(sizes, indices, chosen, strict=True)]
@@ -157,7 +173,13 @@ def merge_constants(
     aligned: bool,
     config: LaunchConfig,
 ) -> dict[str, Any]:
-    """Compile-time arguments of the kernel."""
+    """Compile-time arguments of the kernel.
+
+    Raises:
+        ValueError: more blocks per chunk than the counters can count.
+    """
+    if config.chunk > MOST_BLOCKS * config.block:
+        raise ValueError(f"{config}: a chunk of the merge is at most {MOST_BLOCKS} blocks")
     n_power = max(2, triton.next_power_of_2(n_tasks))
     rank = k if ties == "drop" else k + 1
     per_thread = max(1, config.per_thread)
@@ -190,10 +212,6 @@ def merge_constants(
         "ZEROS_BLOCK": config.block // max(1, per_thread // 4),
         "PLAIN_BLOCK": max(16, min(128, 1024 // n_power)),
     }
-
-
-def _importance_dtype(segment: MergeSegment) -> tuple[DType, ...]:
-    return tuple(buffer.dtype for buffer in segment.importances[:1])
 
 
 @triton.jit

@@ -179,6 +179,28 @@ def test_zeros_are_no_reason_for_the_plain_path(monkeypatch: pytest.MonkeyPatch)
     assert same_as_reference([case])
 
 
+def test_what_cannot_be_launched() -> None:
+    """Buffers that a kernel would misread, and launches whose counters would run over."""
+    (case,) = draw(2, (64,), "plain", 1)
+    base, one, *others = (Buffer.from_numpy(array) for array in (case.base, *case.finetuned, *case.importances))
+    other, *importances = others
+    options = {"k": 1, "ties": "drop", "measure": "lp", "normaliser": torch.zeros(1, 2, 2)}
+
+    def launched(models: tuple[Buffer, ...], config: LaunchConfig = SMALL) -> None:
+        segment = sta_merge.MergeSegment(base, models, tuple(importances), base)
+        sta_merge.launch_sta_merge(CPU, [segment], **options, config=config)
+
+    strided = Buffer.from_numpy(np.zeros((64, 2), np.float32)[:, 0])
+    with pytest.raises(ValueError, match="contiguous"):
+        launched((one, strided))
+    with pytest.raises(ValueError, match="one dtype"):
+        launched((one, Buffer.from_numpy(np.zeros(64, np.float16))))
+    with pytest.raises(ValueError, match="63 blocks"):
+        launched((one, other), LaunchConfig(16, 64 * 16, 1))
+    with pytest.raises(ValueError, match="whole blocks"):
+        LaunchConfig(64, 96, 1)
+
+
 # Faults that the tests above must see.
 
 
