@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sta_kernels.kernels.buffers import Buffer, ImportanceSource
+from sta_kernels.kernels.formula import FormulaSource, Source
 
 TIES = ("drop", "all", "first")
 LEAF = 4096
@@ -72,13 +73,13 @@ class Backend(Protocol):
 
     def ranges(
         self,
-        sources: Sequence[ImportanceSource],
+        sources: Sequence[Source],
         minmax: np.ndarray[Any, Any],
         leaves: Sequence[np.ndarray[Any, Any]] | None,
         *,
         threads: int,
     ) -> None:
-        """Fold min and max of many importances into ``minmax`` (float32 [n, 2], start at (inf, −inf); NaN sticks).
+        """Fold min and max of many sources into ``minmax`` (float32 [n, 2], start at (inf, −inf); NaN sticks).
 
         ``leaves``: float64 [⌈size/4096⌉] per source, set to the tier-B leaf sums.
         """
@@ -88,7 +89,7 @@ class Backend(Protocol):
 
     def histogram(
         self,
-        source: ImportanceSource,
+        source: Source,
         *,
         prefix: int,
         prefix_bits: int,
@@ -101,14 +102,27 @@ class Backend(Protocol):
         A key is the 32-bit order-preserving integer of the float32 importance; every NaN is 0xFFFFFFFF.
         """
 
-    def order_statistic(self, source: ImportanceSource, k: int, *, threads: int) -> float:
+    def order_statistic(self, source: Source, k: int, *, threads: int) -> float:
         """Exact k-th smallest (1-based) of float32 importances; −0 before +0, NaN last."""
 
-    def order_statistics(self, sources: Sequence[ImportanceSource], ks: Sequence[int], *, threads: int) -> list[float]:
+    def order_statistics(self, sources: Sequence[Source], ks: Sequence[int], *, threads: int) -> list[float]:
         """:meth:`order_statistic` of many importances."""
 
     def order_statistic_exact(self, x: Buffer, k: int, *, threads: int) -> float:
         """Exact k-th smallest in the buffer's own dtype (float64 is not narrowed)."""
+
+    def count_equal(self, source: Source, value: float, *, counts: np.ndarray[Any, Any], threads: int) -> int:
+        """How many elements are greater than ``value``; of those equal to it, how many there are in each leaf.
+
+        ``counts``: uint32 [⌈size/4096⌉], set.
+        """
+
+    def evaluate(self, source: FormulaSource, *, out: Buffer, threads: int) -> None:
+        """A formula's value at every position, rounded to ``out``, which may be one of the operands.
+
+        Where the formula is a merged task vector δ, what is written is ``RN(θ0 + δ)``, and the base's own value,
+        converted, where δ is 0.
+        """
 
     def sta_forget(
         self,

@@ -15,9 +15,11 @@ import numpy as np
 
 from sta_kernels.kernels.backend import LEAF, finish_one_by_one
 from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
+from sta_kernels.kernels.formula import FormulaSource, Source
 from sta_kernels.kernels.reference import dtypes, importance, linear, order, sta_forget, sta_merge, statistics
 from sta_kernels.kernels.reference.dtypes import Array
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
+from sta_kernels.kernels.reference.formulas import DELTAS, FORMULAS, Arguments
 
 _TO_FLOAT32: dict[DType, Callable[[Array], Array]] = {
     DType.F32: np.copy,
@@ -108,7 +110,7 @@ class NumpyBackend:
     @ieee_arithmetic()
     def ranges(
         self,
-        sources: Sequence[ImportanceSource],
+        sources: Sequence[Source],
         minmax: np.ndarray[Any, Any],
         leaves: Sequence[np.ndarray[Any, Any]] | None,
         *,
@@ -116,8 +118,8 @@ class NumpyBackend:
     ) -> None:
         """Fold ranges into ``minmax`` and set ``leaves``: see :meth:`Backend.ranges`."""
         for i, source in enumerate(sources):
-            read = _Importance(source)
-            for part in _parts(source.size, 1):
+            read = _reader(source)
+            for part in read.parts:
                 values = read(part)
                 minmax[i] = statistics.range_exact(values, *minmax[i])
                 if leaves is not None:
@@ -131,7 +133,7 @@ class NumpyBackend:
     @ieee_arithmetic()
     def histogram(
         self,
-        source: ImportanceSource,
+        source: Source,
         *,
         prefix: int,
         prefix_bits: int,
@@ -140,22 +142,22 @@ class NumpyBackend:
         threads: int,
     ) -> None:
         """Add to ``counts`` the next digit after ``prefix``: see :meth:`Backend.histogram`."""
-        read = _Importance(source)
-        for part in _parts(source.size, 1):
+        read = _reader(source)
+        for part in read.parts:
             counts += order.digit_counts_exact(order.keys_exact(read(part)), prefix, prefix_bits, digit_bits)
 
     @ieee_arithmetic()
-    def order_statistic(self, source: ImportanceSource, k: int, *, threads: int) -> float:
+    def order_statistic(self, source: Source, k: int, *, threads: int) -> float:
         """Exact k-th smallest float32 importance: see :meth:`Backend.order_statistic`."""
         _check_rank(k, source.size)
-        read = _Importance(source)
+        read = _reader(source)
 
         def keys() -> Iterator[Array]:
-            return (order.keys_exact(read(part)) for part in _parts(source.size, 1))
+            return (order.keys_exact(read(part)) for part in read.parts)
 
         return order.value_of_key_exact(order.select_key_exact(keys, 32, k))
 
-    def order_statistics(self, sources: Sequence[ImportanceSource], ks: Sequence[int], *, threads: int) -> list[float]:
+    def order_statistics(self, sources: Sequence[Source], ks: Sequence[int], *, threads: int) -> list[float]:
         """One by one: see :meth:`Backend.order_statistics`."""
         return [self.order_statistic(source, k, threads=threads) for source, k in zip(sources, ks, strict=True)]
 
@@ -171,6 +173,31 @@ class NumpyBackend:
             return (order.keys_exact(operand.stored(part)) for part in _parts(x.size, 1))
 
         return order.value_of_key_exact(order.select_key_exact(keys, 64, k), np.float64)
+
+    @ieee_arithmetic()
+    def count_equal(self, source: Source, value: float, *, counts: np.ndarray[Any, Any], threads: int) -> int:
+        """Count what is greater than a value, and what equals it leaf by leaf: see :meth:`Backend.count_equal`."""
+        read, greater = _reader(source), 0
+        for part in read.parts:
+            values = read(part)
+            greater += np.count_nonzero(values > np.float32(value))
+            equal = np.flatnonzero(values == np.float32(value)) // LEAF
+            first, last = part.start // LEAF, -(-part.stop // LEAF)
+            counts[first:last] = np.bincount(equal, minlength=last - first)
+        return int(greater)
+
+    @ieee_arithmetic()
+    def evaluate(self, source: FormulaSource, *, out: Buffer, threads: int) -> None:
+        """A formula's values, or the base with its δ: see :meth:`Backend.evaluate`."""
+        read, result = _Formula(source), _Operand(out)
+        own = None if source.base is None else _Operand(source.base)
+        for part in read.parts:
+            values = read(part)
+            if own is not None and source.formula.name in DELTAS:
+                start = own.read(part)
+                result.write_merged(part, np.where(values == 0, start, start + values), own, values != 0)
+            else:
+                result.write(part, values)
 
     @ieee_arithmetic()
     def sta_forget(
@@ -282,13 +309,52 @@ class _Importance:
 
     def __init__(self, source: ImportanceSource) -> None:
         self._measure = source.measure
+        self._size = source.size
         self._lp = None if source.importance is None else _Operand(source.importance)
         self._theta = None if source.theta is None else _Operand(source.theta)
+
+    @property
+    def parts(self) -> Iterator[slice]:
+        return _parts(self._size, 1)
 
     def __call__(self, part: slice) -> Array:
         lp = None if self._lp is None else self._lp.read(part)
         theta = None if self._theta is None else self._theta.read(part)
         return importance.measure_exact(self._measure, lp, theta)
+
+
+class _Formula:
+    """Evaluates a formula, by parts."""
+
+    def __init__(self, source: FormulaSource) -> None:
+        self._source = source
+        self._value = FORMULAS[source.formula.name]
+        self._base = None if source.base is None else _Operand(source.base)
+        self._models = [_Operand(model) for model in source.models]
+        self._importances = [_Operand(importance) for importance in source.importances]
+
+    @property
+    def parts(self) -> Iterator[slice]:
+        return _parts(self._source.size, 3 * len(self._source.operands))
+
+    def __call__(self, part: slice) -> Array:
+        formula, models = self._source.formula, np.stack([model.read(part) for model in self._models])
+        stored = [importance.read(part) for importance in self._importances]
+        given = Arguments(
+            base=np.zeros_like(models[0]) if self._base is None else self._base.read(part),
+            models=models,
+            importances=np.stack(stored) if stored else models[:0],
+            index=np.arange(part.start, part.stop) + self._source.offset,
+            variant=formula.variant,
+            shared=np.array(formula.shared, np.float32),
+            per_model=np.array(formula.per_model, np.float32),
+            integers=formula.integers,
+        )
+        return self._value(given)
+
+
+def _reader(source: Source) -> _Importance | _Formula:
+    return _Formula(source) if isinstance(source, FormulaSource) else _Importance(source)
 
 
 def _parts(size: int, n_operands: int) -> Iterator[slice]:
