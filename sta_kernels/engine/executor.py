@@ -21,6 +21,7 @@ from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
 from sta_kernels.methods.base import Method, Operands
+from sta_kernels.methods.conversion import convert
 from sta_kernels.methods.run import Piece, reduce_pieces, source_of
 from sta_kernels.methods.statistics import Statistic, update_together
 
@@ -294,28 +295,6 @@ class _Tile:
         """Index per dimension of an element of this tile in its tensor."""
         where = np.unravel_index(self.job.start + self.start + index, self.job.shape) if self.job.shape else ()
         return [int(i) for i in where]
-
-
-def convert(backend: Backend, source: Buffer, out: Buffer) -> None:
-    """Write the values of one buffer in the dtype of another, −0 and float64 kept.
-
-    A merge of one task that drops that task writes the base's own value: the one kernel that converts without adding.
-    """
-    normaliser = np.zeros((1, 2), np.float32)
-    backend.sta_merge(
-        source,
-        [source],
-        None,
-        measure="amp",
-        normaliser_address=normaliser.ctypes.data,
-        k=1,
-        ties="drop",
-        weights=None,
-        lambda_=1.0,
-        out=out,
-        counts_address=0,
-        threads=1,
-    )
 
 
 def _same_bytes(one: memoryview, other: memoryview) -> bool:
