@@ -11,6 +11,9 @@ from sta_kernels.kernels.reference.literal.common import Array, per_task
 _NO_NORM = 1e-7
 """Below this L1 norm mergekit leaves a tensor as it is."""
 
+_NO_WEIGHT = 1e-8
+"""Below this magnitude the sum of all weights counts as 1, in mergekit; at a position, only 0 itself does."""
+
 
 def rescale_l1_literal(sparse: Array, dense: Array) -> Array:
     """Restore the L1 norm that a tensor had before it was thinned, ``τ̂·‖τ‖₁/‖τ̂‖₁`` (mergekit's ``rescale``).
@@ -64,5 +67,6 @@ def combine_literal(
     total = np.where(takes_part, weighted, 0.0).sum(axis=0)
     if normalize:
         divisor = np.where(takes_part, weight, 0.0).sum(axis=0)
-        total = total / np.where(divisor == 0, 1.0, divisor)
+        none = divisor == 0 if signs is not None else np.abs(divisor) < _NO_WEIGHT
+        total = total / np.where(none, 1.0, divisor)
     return lambda_ * total
