@@ -66,5 +66,6 @@ def tanh_exact(x: Array) -> Array:
     small = size + size * (square * _horner(square, _TANH))
     bounded = np.minimum(size, _TANH_ONE)
     large = np.float32(1) - np.float32(2) / (exp_exact(bounded + bounded) + np.float32(1))
-    value = np.where(size < _TANH_SMALL, small, np.where(size < _TANH_ONE, large, np.float32(1)))
+    # Asked in this order, a NaN comes out as one.
+    value = np.where(size >= _TANH_ONE, np.float32(1), np.where(size >= _TANH_SMALL, large, small))
     return np.copysign(value, x)
