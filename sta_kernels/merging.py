@@ -13,7 +13,8 @@ from sta_kernels.errors import InputError, warn_caller
 from sta_kernels.kernels import get_backend
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer
-from sta_kernels.methods.base import Method, Settings
+from sta_kernels.methods.base import Method, Place, Settings
+from sta_kernels.methods.groups import Group, group, places, shared_round
 from sta_kernels.methods.run import Piece, merge_pieces
 from sta_kernels.methods.selection import Segment, Selection, check_split, segments
 from sta_kernels.methods.statistics import Statistic
@@ -103,6 +104,7 @@ def merge(
     results = {name: _copy(template.tensors[name], out_dtype) for name in (*selection.copied, *selection.excluded)}
     _check_conversions(template.tensors, results, backend, threads)
     counted: dict[str, list[int]] = {}
+    merging = _Merging(inputs, selection, chosen, settings, split, backend, threads)
     # On a CPU, an entry's checks bring it into the cache for its merge; on a GPU, each of its calls would be a launch.
     for names in [selection.merged] if backend.batched else [(name,) for name in selection.merged]:
         wholes = [template.tensors[name] for name in names]
@@ -112,7 +114,7 @@ def merge(
             for name, whole in zip(names, wholes, strict=True)
             for segment in segments(name, tuple(whole.shape), split)
         ]
-        counted.update(_merge(inputs, selection, chosen, settings, names, parts, results, backend, threads))
+        counted.update(merging.merge(names, parts, results))
     if counts is not None:
         counts.update((template.prefix + name, counters) for name, counters in counted.items() if counters)
     if "unrouted" in chosen.counters(len(finetuned)) and len(finetuned) > 1:
@@ -182,31 +184,100 @@ def forget(
     )
 
 
-def _merge(
-    inputs: Inputs,
-    selection: Selection,
-    method: Method,
-    settings: Settings,
-    names: Sequence[str],
-    parts: Sequence[Segment],
-    results: Mapping[str, torch.Tensor],
-    backend: Backend,
-    threads: int,
-) -> dict[str, list[int]]:
-    """Merge some entries into their results, all checks made; returns the counters of each part."""
-    inputs.check_finite(selection, names, backend, threads)
-    n_models = len(inputs.models)
-    if not all(map(shows_sign, method.statistics(settings, n_models, 1))):
-        inputs.check_importances(selection, names, backend, threads)
-    pieces = [Piece(inputs.operands(selection, part), buffer_of(results[part.tensor], part)) for part in parts]
+class _Merging:
+    """Entries on their way from checked operands to merged results."""
 
-    def check(i: int, statistic: Statistic, result: Any) -> None:
-        inputs.check_result(parts[i].tensor, statistic, result)
+    def __init__(
+        self,
+        inputs: Inputs,
+        selection: Selection,
+        method: Method,
+        settings: Settings,
+        split: Mapping[str, int],
+        backend: Backend,
+        threads: int,
+    ) -> None:
+        self._inputs = inputs
+        self._selection = selection
+        self._method = method
+        self._settings = settings
+        self._backend = backend
+        self._threads = threads
+        shapes = {name: tuple(inputs.template.tensors[name].shape) for name in selection.merged}
+        parts = [segment for name, shape in shapes.items() for segment in segments(name, shape, split)]
+        self._places = places(parts)
+        self._earlier = self._shared_results(parts)
 
-    merging = partial(merge_pieces, method, settings=settings, backend=backend, threads=threads, check=check)
-    counted = merging(pieces) if backend.batched else [merging([piece])[0] for piece in pieces]
-    _check_overflow({name: results[name] for name in names}, backend, threads)
-    return {part.name: counters.tolist() for part, counters in zip(parts, counted, strict=True)}
+    def merge(
+        self, names: Sequence[str], parts: Sequence[Segment], results: Mapping[str, torch.Tensor]
+    ) -> dict[str, list[int]]:
+        """Merge some entries into their results, all checks made; returns the counters of each part."""
+        inputs, selection, backend, threads = self._inputs, self._selection, self._backend, self._threads
+        if not self._earlier:
+            self._check_operands(names)
+        pieces = [
+            Piece(
+                inputs.operands(selection, part),
+                buffer_of(results[part.tensor], part),
+                self._places[part.name],
+                earlier=self._earlier.get(part.name, ()),
+            )
+            for part in parts
+        ]
+
+        def check(i: int, statistic: Statistic, result: Any) -> None:
+            inputs.check_result(parts[i].tensor, statistic, result)
+
+        run = partial(
+            merge_pieces, self._method, settings=self._settings, backend=backend, threads=threads, check=check
+        )
+        counted = run(pieces) if backend.batched else [run([piece])[0] for piece in pieces]
+        _check_overflow({name: results[name] for name in names}, backend, threads)
+        return {part.name: counters.tolist() for part, counters in zip(parts, counted, strict=True)}
+
+    def _check_operands(self, names: Sequence[str]) -> None:
+        inputs, selection = self._inputs, self._selection
+        inputs.check_finite(selection, names, self._backend, self._threads)
+        declared = self._method.statistics(self._settings, len(inputs.models), Place.alone((1,)), ())
+        if not all(map(shows_sign, declared)) or not declared:
+            inputs.check_importances(selection, names, self._backend, self._threads)
+
+    def _shared_results(self, parts: Sequence[Segment]) -> dict[str, tuple[Any, ...]]:
+        """Results of the rounds over blocks or the model, by the name of each part."""
+        method, settings, n_models = self._method, self._settings, len(self._inputs.models)
+        declared = method.statistics(settings, n_models, Place.alone((1,)), ())
+        if not declared or declared[0].scope == "segment":
+            return {}
+        self._check_operands(self._selection.merged)
+        by_name = {part.name: part for part in parts}
+        results: dict[str, tuple[Any, ...]] = {}
+        for each in group(declared[0].scope, by_name):
+            members = [by_name[name] for name in each.offsets]
+            found = self._reduce(each, members)
+            results.update((part.name, found) for part in members)
+        return results
+
+    def _reduce(self, shared: Group[str], parts: Sequence[Segment]) -> tuple[Any, ...]:
+        results: list[Any] = []
+        places = [(part.tensor, self._settings, self._places[part.name]) for part in parts]
+        while declared := shared_round(self._method, places, len(self._inputs.models), results):
+            count = sum(part.stop - part.start for part in parts)
+            pending = [statistic.accumulator(count, shared.extent) for statistic in declared]
+            done = [False] * len(pending)
+            while not all(done):
+                for part in parts:
+                    operands = self._inputs.operands(self._selection, part)
+                    for statistic, accumulator, is_done in zip(declared, pending, done, strict=True):
+                        if not is_done:
+                            source, offset = statistic.subject.source(operands), shared.offsets[part.name]
+                            accumulator.update(self._backend, source, offset, threads=self._threads)
+                done = [
+                    is_done or accumulator.end_of_pass() for is_done, accumulator in zip(done, pending, strict=True)
+                ]
+            for statistic, accumulator in zip(declared, pending, strict=True):
+                self._inputs.check_result(parts[0].tensor, statistic, accumulator.result)
+                results.append(accumulator.result)
+        return tuple(results)
 
 
 def _check_overflow(results: Mapping[str, torch.Tensor], backend: Backend, threads: int) -> None:

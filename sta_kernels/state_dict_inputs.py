@@ -15,6 +15,7 @@ from sta_kernels.kernels.buffers import Buffer, ImportanceSource
 from sta_kernels.methods.base import Method, Operands, Settings
 from sta_kernels.methods.selection import COPIED_DTYPES, Segment, Selection, select, select_importances
 from sta_kernels.methods.statistics import Range, Statistic
+from sta_kernels.methods.subjects import Importance, overflow_advice
 from sta_kernels.state_dict import StateDict, Tensors, common_device, equal, position
 
 
@@ -65,13 +66,11 @@ class Inputs:
 
     def check_result(self, name: str, statistic: Statistic, result: Any) -> None:
         """Raise InputError where finite operands make an importance that is not, or where a range goes below zero."""
+        subject = statistic.subject
         if not np.isfinite(result).all():
-            raise InputError(
-                f"{self.models[statistic.task].label}: {name!r}: its importance ({statistic.measure}) overflows "
-                "float32; exclude the entry, or choose another measure"
-            )
+            raise InputError(f"{self.models[subject.task].label}: {name!r}: {overflow_advice(subject)}")
         if shows_sign(statistic):
-            _check_sign(self.importances[statistic.task], name, result[0])
+            _check_sign(self.importances[subject.task], name, result[0])
 
     def operands(self, selection: Selection, segment: Segment) -> Operands:
         """The buffers of one segment."""
@@ -84,12 +83,14 @@ class Inputs:
             base=None if self.base is None else view(self.base),
             importances=tuple(map(view, self.importances)),
             target=None if self.target is None else view(self.target),
+            offset=segment.start,
         )
 
 
 def shows_sign(statistic: Statistic) -> bool:
     """Whether a statistic tells the least value of a stored importance."""
-    return isinstance(statistic, Range) and statistic.measure == "lp"
+    subject = statistic.subject
+    return isinstance(statistic, Range) and isinstance(subject, Importance) and subject.measure == "lp"
 
 
 def buffer_of(tensor: torch.Tensor, segment: Segment) -> Buffer:

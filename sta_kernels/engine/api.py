@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sta_kernels._version import __version__
+from sta_kernels.engine.config_edit import TEMPLATE_FILE
 from sta_kernels.engine.devices import Kernels, open_kernels, place
 from sta_kernels.engine.digests import InputDigests
 from sta_kernels.engine.executor import Executor
+from sta_kernels.engine.groups import group_runs
 from sta_kernels.engine.inputs import Inputs
 from sta_kernels.engine.jobs import Plan
 from sta_kernels.engine.journal import JOURNAL_NAME, Journal, Records, read_journal
@@ -58,6 +60,8 @@ def merge_checkpoints(
     out_shard_size: int | str = "5GB",
     overwrite: bool = False,
     allow_nonfinite: bool = False,
+    copy_tokenizer: bool = True,
+    write_model_card: bool = True,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Manifest | Plan:
@@ -80,6 +84,8 @@ def merge_checkpoints(
         out_shard_size: most bytes of tensors per output file.
         overwrite: replace what ``out`` holds.
         allow_nonfinite: merge NaN and infinity rather than refuse them.
+        copy_tokenizer: copy the template's tokenizer files along with its other side files.
+        write_model_card: write README.md.
         dry_run: return the plan, and touch nothing.
         progress: called from this thread with a stage, the bytes it has read, and those it will.
 
@@ -106,6 +112,8 @@ def merge_checkpoints(
             max_memory=max_memory,
             placement=placement,
             allow_nonfinite=allow_nonfinite,
+            copy_tokenizer=copy_tokenizer,
+            write_model_card=write_model_card,
         )
         if dry_run:
             return replace(plan, notes=(*plan.notes, *_outlook(folder, plan, overwrite)))
@@ -273,23 +281,30 @@ class _Merge:
             allow_nonfinite=self._allow_nonfinite,
         )
         runs: list[JobRun] = []
+        earlier: dict[int, list[Any]] = {}
 
         def unfinished() -> Iterator[JobRun]:
             """Made one by one, as their turn comes: accumulators take memory."""
             for i, job in enumerate(plan.jobs):
-                run = JobRun(i, job, method, budget, shards.kept(i, job), executor.reduce, executor.finish)
+                kept, shared = shards.kept(i, job), earlier.get(i, ())
+                run = JobRun(i, job, method, budget, kept, shared, executor.reduce, executor.finish)
                 runs.append(run)
                 if not run.finished:
                     yield run
 
         arena = partial(self._kernels.arena, budget.arena)
-        run_activities(unfinished(), budget.threads, arena, self._tick("merge", plan.bytes_read))
+        groups = group_runs(plan, method, executor.reduce)
+        if groups:
+            run_activities(groups, budget.threads, arena, self._tick("statistics", plan.bytes_shared))
+        earlier.update((member, run.results) for run in groups for member in run.members)
+        run_activities(unfinished(), budget.threads, arena, self._tick("merge", plan.bytes_read - plan.bytes_shared))
         unread = digests.incomplete()
         if unread:
             tick = self._tick("digest", sum(map(digests.length, unread)))
             run_activities([Checks(unread, digests.complete)], budget.threads, partial(Arena, PAGE), tick)
         self._inputs.check_unchanged()
-        tensors = tensor_records(method, ((run.job, run.counts) for run in runs if run.job.action == "merge"))
+        merged = [(run.job, run.counts) for run in runs if run.job.action == "merge"]
+        tensors = tensor_records(method, merged, len(plan.models))
         notes = (*plan.notes, *executor.warned, *self._equal_models(executor.differing))
         if len(plan.models) > 1 and tensors and all(r.get("unrouted") == r["elements"] for r in tensors):
             notes += ("nothing was added: the result is the base; do two models share an importance?",)
@@ -334,6 +349,7 @@ class _Merge:
         layout = self._plan.layout
         names = {*OWN_NAMES, *(shard.file_name for shard in layout.shards)}
         names.update(Path(path).name for path, _, _ in self._plan.side_files)
+        names.update([TEMPLATE_FILE] if self._plan.edits.chat_template is not None else [])
         return names if layout.index_name is None else {*names, layout.index_name}
 
     def _remove_replaced(self) -> None:
@@ -363,7 +379,7 @@ class _Merge:
 
     def _publish(self, shards: Shards) -> dict[str, FileRecord]:
         """Give every file its final name, the manifest excepted."""
-        folder, layout = self._folder, self._plan.layout
+        folder, plan, layout = self._folder, self._plan, self._plan.layout
         if self._progress is not None:
             self._progress("sync", 0, layout.size)
         files = shards.publish()
@@ -371,9 +387,13 @@ class _Merge:
             files[layout.index_name] = write_small(folder, layout.index_name, layout.index)
         for side_file in (Path(path) for path, _, _ in self._plan.side_files):
             if side_file.name not in OWN_NAMES:
-                files[side_file.name] = copy_side_file(side_file, folder, self._recipe.dtype)
+                files[side_file.name] = copy_side_file(side_file, folder, plan.edits)
+        template = plan.edits.chat_template
+        if template is not None and TEMPLATE_FILE not in files:
+            files[TEMPLATE_FILE] = write_small(folder, TEMPLATE_FILE, template.encode())
         files[RECIPE_NAME] = write_small(folder, RECIPE_NAME, self._recipe.text.encode())
-        files[CARD_NAME] = write_small(folder, CARD_NAME, model_card(self._recipe, self._plan).encode())
+        if plan.edits.card:
+            files[CARD_NAME] = write_small(folder, CARD_NAME, model_card(self._recipe, plan).encode())
         remove_stale(folder, files)
         if self._progress is not None:
             self._progress("sync", layout.size, layout.size)

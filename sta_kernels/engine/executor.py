@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,15 @@ from sta_kernels.engine.jobs import Job, Operand
 from sta_kernels.engine.journal import Journal
 from sta_kernels.engine.memory import Arena
 from sta_kernels.engine.output import Shards
-from sta_kernels.engine.runs import JobRun
+from sta_kernels.engine.runs import JobRun, Reading
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
 from sta_kernels.methods.base import Method, Operands
 from sta_kernels.methods.conversion import convert
-from sta_kernels.methods.run import Piece, reduce_pieces, source_of
+from sta_kernels.methods.run import Piece, reduce_pieces
 from sta_kernels.methods.statistics import Statistic, update_together
+from sta_kernels.methods.subjects import Importance, overflow_advice
 
 _COMPARED = 1 << 18
 """Bytes that are compared at a time, so that what the comparison allocates stays small."""
@@ -66,13 +68,14 @@ class Executor:
         self.differing = set(differing)
         self.warned: dict[str, None] = {}
 
-    def reduce(self, run: JobRun, start: int, stop: int, arena: Arena) -> int:
+    def reduce(self, reading: Reading, start: int, stop: int, arena: Arena) -> int:
         """Take one tile into the statistics that are still open."""
-        tile = _Tile(run.job, start, stop)
-        self._read(tile, run.operands, arena, final=False)
+        tile = _Tile(reading.job, start, stop)
+        self._read(tile, reading.operands, arena, final=False)
         operands = tile.operands()
-        sources = [source_of(run.statistics[i], operands) for i in run.pending]
-        update_together(list(run.pending.values()), sources, self._backend, start, threads=1)
+        sources = [statistic.subject.source(operands) for statistic, _ in reading.pending]
+        accumulators = [accumulator for _, accumulator in reading.pending]
+        update_together(accumulators, sources, self._backend, reading.offset + start, threads=1)
         return tile.bytes_read
 
     def finish(self, run: JobRun, start: int, stop: int, arena: Arena) -> int:
@@ -88,7 +91,7 @@ class Executor:
             view = tile.view(job.operands[0])
         else:
             view, address = arena.take((stop - start) * job.out_unit)
-            out = Buffer(address, KERNEL_DTYPES[job.dtype], (stop - start,), None, arena)
+            out = Buffer(address, KERNEL_DTYPES[job.dtype], tile.shape, None, arena)
             if job.action == "convert":
                 convert(self._backend, tile.buffer(job.operands[0]), out)
                 self._check_conversion(tile, tile.buffer(job.operands[0]), out)
@@ -125,12 +128,14 @@ class Executor:
         method, backend, operands = self._method, self._backend, tile.operands()
         results = run.results
         if run.whole:
-            piece = Piece(operands, out, job.summaries)
-            (results,) = reduce_pieces([run.statistics], [piece], backend=backend, threads=1)
-        self._check_results(job, run.statistics, results)
+            piece = Piece(operands, out, job.place, job.summaries, tuple(results))
+            check = partial(self._check_result, job)
+            (results,) = reduce_pieces(method, [piece], job.settings, backend=backend, threads=1, check=check)
+        for statistic, result in zip(run.statistics, results[run.shared :], strict=False):
+            self._check_result(job, 0, statistic, result)
         self._check_claims(run, tile)
         counts = np.zeros_like(run.counts)
-        method.apply(backend, operands, results, job.settings, out=out, counts=counts, threads=1)
+        method.apply(backend, operands, results, job.settings, place=job.place, out=out, counts=counts, threads=1)
         self._check_overflow(tile, out)
         return counts
 
@@ -194,32 +199,28 @@ class Executor:
                     "it again"
                 )
 
-    def _check_results(self, job: Job, statistics: Iterable[Statistic], results: Iterable[Any]) -> None:
-        """Refuse statistics that overflow, and negative ones.
+    def _check_result(self, job: Job, _: int, statistic: Statistic, result: Any) -> None:
+        """Refuse a statistic that overflows, and a negative importance.
 
         Sums of absolute values and squares have no sign: what has one is another file, most likely a model.
         """
-        for statistic, result in zip(statistics, results, strict=True):
-            lowest = result[0] if isinstance(result, tuple) else result
-            finite = np.isfinite(result).all()
-            if not (finite or self._allow_nonfinite):
-                operand = job.of_role("model")[statistic.task]
-                raise InputError(
-                    f"{self._inputs.label(operand.input)}: {job.tensor!r}: its importance ({statistic.measure}) "
-                    "overflows float32; exclude the tensor, or choose another measure"
-                )
-            if statistic.measure != "amp" and -math.inf < lowest < 0:
-                operand = job.of_role("importance")[statistic.task]
-                entry = self._inputs.checkpoints[operand.input].find(operand.name)
-                assert entry is not None
-                raise InputError(
-                    f"{entry.file}: {operand.name!r} holds negative values, down to {lowest:.6g}; an importance is "
-                    "never negative: is this a model?"
-                )
+        subject = statistic.subject
+        if not (np.isfinite(result).all() or self._allow_nonfinite):
+            operand = job.of_role("model")[subject.task]
+            raise InputError(f"{self._inputs.label(operand.input)}: {job.tensor!r}: {overflow_advice(subject)}")
+        lowest = result[0] if isinstance(result, tuple) else result
+        if isinstance(subject, Importance) and subject.measure != "amp" and -math.inf < lowest < 0:
+            operand = job.of_role("importance")[subject.task]
+            entry = self._inputs.checkpoints[operand.input].find(operand.name)
+            assert entry is not None
+            raise InputError(
+                f"{entry.file}: {operand.name!r} holds negative values, down to {lowest:.6g}; an importance is "
+                "never negative: is this a model?"
+            )
 
     def _note_differences(self, tile: _Tile, base: Operand, models: Iterable[Operand]) -> None:
         """Find out, as cheaply as can be, whether each model differs from the base anywhere."""
-        for i, operand in enumerate(models):
+        for i, operand in zip(tile.job.tasks, models, strict=True):
             if i in self.differing:
                 continue
             if operand.dtype != base.dtype or not _same_bytes(tile.view(base), tile.view(operand)):
@@ -264,6 +265,12 @@ class _Tile:
         self.bytes_read = 0
         self._pieces: dict[tuple[int, str], tuple[memoryview, int]] = {}
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the segment, where this is all of it."""
+        count = self.stop - self.start
+        return self.job.place.shape if self.job.in_elements and count == self.job.size else (count,)
+
     def put(self, operand: Operand, view: memoryview, address: int) -> None:
         self._pieces[operand.input, operand.name] = (view, address)
         self.bytes_read += len(view)
@@ -273,7 +280,7 @@ class _Tile:
 
     def buffer(self, operand: Operand) -> Buffer:
         view, address = self._pieces[operand.input, operand.name]
-        return Buffer(address, KERNEL_DTYPES[operand.dtype], (self.stop - self.start,), None, view)
+        return Buffer(address, KERNEL_DTYPES[operand.dtype], self.shape, None, view)
 
     def operands(self) -> Operands:
         """By role; what was not read is left out, and must not be asked for."""
@@ -289,6 +296,7 @@ class _Tile:
             base=next(iter(of("base")), None),
             importances=of("importance"),
             target=next(iter(of("target")), None),
+            offset=self.job.start + self.start,
         )
 
     def position(self, index: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -13,9 +14,11 @@ import xxhash
 from sta_kernels._version import __version__
 from sta_kernels.checkpoint.entry import BITS, KERNEL_DTYPES
 from sta_kernels.checkpoint.layout import Layout
+from sta_kernels.engine.config_edit import Edits
 from sta_kernels.engine.devices import Placement
 from sta_kernels.engine.memory import Budget, page_align
-from sta_kernels.methods.base import Method, Settings
+from sta_kernels.methods.base import Method, Place, Settings
+from sta_kernels.methods.run import known_of
 from sta_kernels.methods.statistics import Statistic, Summary
 
 
@@ -55,6 +58,9 @@ class Job:
         offset: of the segment's first byte in that file.
         settings: of the method; None for the other actions.
         summaries: per model, what the importance file says of the segment, or None.
+        tasks: per model, its index among the plan's models.
+        block: elements that are merged in the same layer.
+        model: elements that are merged altogether.
         differing: ``compare`` only: what to say, the checkpoint in place of ``{}``, of an operand that differs from the
             first.
         refuse: ``compare`` only: a difference is an error rather than a warning.
@@ -72,6 +78,9 @@ class Job:
     offset: int = 0
     settings: Settings | None = None
     summaries: tuple[Summary | None, ...] = ()
+    tasks: tuple[int, ...] = ()
+    block: int = 0
+    model: int = 0
     differing: str = ""
     refuse: bool = False
 
@@ -119,29 +128,36 @@ class Job:
         """Operands of one role, in order."""
         return [operand for operand in self.operands if operand.role == role]
 
-    def statistics(self, method: Method) -> list[tuple[Statistic, Any]]:
-        """The statistics that the method needs of this segment, each with its result where a file carries it."""
+    @property
+    def place(self) -> Place:
+        """Of the segment, for its method."""
+        shape = self.shape
+        if self.size != math.prod(shape):
+            shape = (self.size * shape[0] // math.prod(shape), *shape[1:])
+        return Place(self.tensor, shape, self.block, self.model)
+
+    def rounds(self, method: Method) -> Iterator[list[tuple[Statistic, Any]]]:
+        """The statistics that the method needs, round by round, each with its result where a file carries it."""
         if self.settings is None:
-            return []
+            return
         n_models = len(self.of_role("model"))
-        declared = method.statistics(self.settings, n_models, self.size)
-        summaries = self.summaries or (None,) * n_models
-        results = []
-        for statistic in declared:
-            summary = summaries[statistic.task]
-            results.append((statistic, None if summary is None else statistic.known(summary)))
-        return results
+        results: list[Any] = []
+        while declared := method.statistics(self.settings, n_models, self.place, results):
+            found = [(statistic, known_of(statistic, self.summaries)) for statistic in declared]
+            yield found
+            results += [statistic.unknown if known is None else known for statistic, known in found]
+
+    def streamed(self, method: Method) -> bool:
+        """Whether statistics of this segment alone have to be taken before it can be merged tile by tile."""
+        return any(
+            known is None and statistic.scope == "segment"
+            for round_ in self.rounds(method)
+            for statistic, known in round_
+        )
 
     def reduced_by(self, statistics: Iterable[Statistic]) -> list[Operand]:
         """Operands that statistics read, each once."""
-        models, importances = self.of_role("model"), self.of_role("importance")
-        read: dict[Operand, None] = {}
-        for statistic in statistics:
-            if statistic.measure != "amp":
-                read[importances[statistic.task]] = None
-            if statistic.measure != "lp":
-                read[models[statistic.task]] = None
-        return list(read)
+        return list(dict.fromkeys(o for statistic in statistics for o in statistic.subject.reads(self.of_role)))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types; written out, since a plan of thousands of jobs is digested before anything is read."""
@@ -159,6 +175,9 @@ class Job:
             "offset": self.offset,
             "settings": settings and {"shared": dict(settings.shared), "per_model": dict(settings.per_model)},
             "summaries": [s and [s.min, s.max, s.mean] for s in self.summaries],
+            "tasks": self.tasks,
+            "block": self.block,
+            "model": self.model,
             "differing": self.differing,
             "refuse": self.refuse,
         }
@@ -170,6 +189,7 @@ class Job:
         fields["shape"] = tuple(record["shape"])
         fields["operands"] = tuple(Operand(*operand) for operand in record["operands"])
         fields["summaries"] = tuple(s and Summary(*s) for s in record["summaries"])
+        fields["tasks"] = tuple(record["tasks"])
         if record["settings"] is not None:
             per_model = {name: tuple(values) for name, values in record["settings"]["per_model"].items()}
             fields["settings"] = Settings(record["settings"]["shared"], per_model)
@@ -203,11 +223,13 @@ class Plan:
         layout: output shards.
         side_files: (path, size, mtime in ns) of small files copied from the template: configuration, tokenizer and the
             like.
+        edits: what changes in the side files.
         placement: device and kernels; they change neither the bits nor the identity.
         budget: memory and workers; nor do they.
         notes: what the reader should know.
         tier: A, or B where a sum in a fixed order takes part.
         bytes_read: of all passes over all operands.
+        bytes_shared: of the passes for statistics over several tensors.
         allow_nonfinite: whether NaN and infinity are merged; a result made with it is not one made without.
     """
 
@@ -217,11 +239,13 @@ class Plan:
     jobs: tuple[Job, ...]
     layout: Layout
     side_files: tuple[tuple[str, int, int], ...]
+    edits: Edits
     placement: Placement
     budget: Budget
     notes: tuple[str, ...]
     tier: str
     bytes_read: int
+    bytes_shared: int = 0
     allow_nonfinite: bool = False
 
     @cached_property
@@ -233,7 +257,7 @@ class Plan:
         return state.hexdigest()
 
     def _identifying(self) -> Iterable[Any]:
-        yield [__version__, self.method, self.models, self.side_files, self.allow_nonfinite]
+        yield [__version__, self.method, self.models, self.side_files, self.allow_nonfinite, asdict(self.edits)]
         yield from (asdict(entry) for entry in self.inputs)
         yield from ([shard.file_name, shard.header.hex(), shard.size] for shard in self.layout.shards)
         yield from (job.to_json() for job in self.jobs)

@@ -151,6 +151,8 @@ class Budget:
         kind: str,
         segment_bytes: Iterable[int],
         device_free: int | None = None,
+        whole_bytes: int = 0,
+        workspace: int = 0,
     ) -> Budget:
         """Divide what is left of the limit among the workers.
 
@@ -161,13 +163,16 @@ class Budget:
             kind: key of :data:`SIZES`.
             segment_bytes: operands and output of every segment that would gain from being read whole.
             device_free: bytes that are free on a device with memory of its own; half of them may be taken.
+            whole_bytes: operands and output of the largest segment that has to be read whole.
+            workspace: bytes that such a segment's rule takes besides.
 
         Raises:
             InputError: less than the least limit, or than this process holds already; a device that is full.
         """
         sizes = SIZES[kind]
         baseline = anonymous_bytes()
-        least = sizes.reserve + sizes.in_main_memory * sizes.least
+        reserve = sizes.reserve + workspace
+        least = reserve + sizes.in_main_memory * max(sizes.least, page_align(whole_bytes))
         if max_memory is None:
             limit = max(default_limit(), baseline + _RESERVE + least)
         else:
@@ -181,17 +186,17 @@ class Budget:
                 f"max_memory: {limit:,} bytes is too little; this process holds {baseline:,} already: "
                 f"give it at least {-(-enough // 10**6)}MB"
             )
-        most = sizes.arena
+        most = max(sizes.arena, page_align(whole_bytes))
         if device_free is not None:
-            workers = min(workers, device_free // 2 // sizes.least)
+            workers = min(workers, device_free // 2 // max(sizes.least, page_align(whole_bytes)))
             if workers < 1:
                 raise InputError(f"device: only {device_free:,} bytes are free on it; {2 * sizes.least:,} are needed")
             most = min(most, device_free // 2 // workers)
-        most = min(most, (free // workers - sizes.reserve) // sizes.in_main_memory)
-        wanted = max(max(segment_bytes, default=0), sizes.tile + (1 << 20), sizes.least)
+        most = min(most, (free // workers - reserve) // sizes.in_main_memory)
+        wanted = max(max(segment_bytes, default=0), sizes.tile + (1 << 20), sizes.least, page_align(whole_bytes))
         arena = _power_of_two(wanted, most) if sizes.staged else min(wanted, most)
         arena -= arena % PAGE
-        held = baseline + _RESERVE + workers * (sizes.reserve + sizes.in_main_memory * arena)
+        held = baseline + _RESERVE + workers * (reserve + sizes.in_main_memory * arena)
         whole = arena if sizes.whole is None else min(arena, sizes.whole)
         return cls(limit, baseline, workers, sizes.tile, arena, whole, held, workers * sizes.on_device * arena)
 

@@ -7,15 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from sta_kernels.checkpoint import TensorEntry, plan_shards
+from sta_kernels.engine.config_edit import Edits
 from sta_kernels.engine.devices import Placement
 from sta_kernels.engine.inputs import Inputs
 from sta_kernels.engine.jobs import Job, Operand, Plan
 from sta_kernels.engine.memory import Budget
+from sta_kernels.engine.regions import Region, regions
 from sta_kernels.errors import InputError
-from sta_kernels.methods.base import Method, Settings
+from sta_kernels.methods.base import Method, Place, Settings
+from sta_kernels.methods.groups import places
 from sta_kernels.methods.selection import (
     COPIED_DTYPES,
     MERGED_DTYPES,
+    Segment,
     Selection,
     check_split,
     segments,
@@ -23,8 +27,8 @@ from sta_kernels.methods.selection import (
     select_importances,
 )
 from sta_kernels.methods.statistics import Summary
-from sta_kernels.recipe import Recipe, relative_depths
-from sta_kernels.recipe.values import Filtered
+from sta_kernels.recipe import Recipe
+from sta_kernels.recipe.values import filters
 
 
 def make_plan(
@@ -36,6 +40,8 @@ def make_plan(
     max_memory: int | str | None,
     placement: Placement,
     allow_nonfinite: bool = False,
+    copy_tokenizer: bool = True,
+    write_model_card: bool = True,
 ) -> Plan:
     """Decide what is done with every tensor.
 
@@ -47,16 +53,19 @@ def make_plan(
         max_memory: limit, or None for the default.
         placement: device and kernels.
         allow_nonfinite: merge NaN and infinity.
+        copy_tokenizer: copy the template's tokenizer files.
+        write_model_card: write README.md.
 
     Raises:
         InputError: names, shapes, dtypes or importances that do not match; too little memory.
     """
-    planner = _Planner(recipe, inputs)
-    jobs = list(planner.jobs())
+    planners = [_Planner(region) for region in regions(recipe, inputs)]
+    jobs = [job for planner in planners for job in planner.jobs()]
     described = {job.tensor: (job.tensor, job.dtype, job.shape) for job in jobs if job.action != "compare"}
-    names = [name for name in inputs.entries(inputs.template) if name in described]
+    names = [name for planner in planners for name in planner.names if name in described]
+    aliases = {alias: first for planner in planners for alias, first in planner.aliases.items()}
     # The alias table is what safetensors' own load_model reads to tie the names again.
-    layout = plan_shards([described[name] for name in names], shard_bytes, {"format": "pt", **planner.aliases})
+    layout = plan_shards([described[name] for name in names], shard_bytes, {"format": "pt", **aliases})
     place = {tensor.name: (i, tensor) for i, shard in enumerate(layout.shards) for tensor in shard.tensors}
     placed = []
     for job in jobs:
@@ -68,26 +77,33 @@ def make_plan(
         placed.append(job)
     placed.sort(key=lambda job: (job.shard, job.offset))
     method = recipe.method
-    needing = [job for job in placed if _unknown(job, method)]
+    needing = [job for job in placed if job.streamed(method)]
     segment_bytes = (job.memory(job.size) for job in needing)
-    budget = Budget.plan(max_memory, threads, placement.kind, segment_bytes, placement.free)
+    wholes = [job for job in placed if method.whole and job.action == "merge"]
+    most = max((job.memory(job.size) for job in wholes), default=0)
+    working = max((method.workspace(job.place, len(job.of_role("model"))) for job in wholes), default=0)
+    budget = Budget.plan(max_memory, threads, placement.kind, segment_bytes, placement.free, most, working)
     for job in placed:
         check_tile(job, budget)
-    extra = sum(_statistics_bytes(job, method) for job in needing if job.memory(job.size) > budget.whole)
-    sums = any(statistic.tier == "B" for job in placed for statistic, _ in job.statistics(method))
-    template = inputs.checkpoints[inputs.template]
+    shared = sum(_statistics_bytes(job, method, ("block", "model")) for job in placed)
+    alone = sum(_statistics_bytes(job, method, ("segment",)) for job in needing if job.memory(job.size) > budget.whole)
+    tiers = {statistic.tier for job in placed for round_ in job.rounds(method) for statistic, _ in round_}
+    edits = Edits.of(recipe, inputs, tokenizer=copy_tokenizer, card=write_model_card)
+    side_files = [file for file in inputs.checkpoints[inputs.template].side_files() if edits.keeps(file)]
     return Plan(
         method=recipe.method_name,
         models=tuple(spec.name or spec.model for spec in recipe.models),
         inputs=inputs.records,
         jobs=tuple(placed),
         layout=layout,
-        side_files=tuple(_fingerprint(file) for file in template.side_files()),
+        side_files=tuple(_fingerprint(file) for file in side_files),
+        edits=edits,
         placement=placement,
         budget=budget,
-        notes=(*recipe.notes, *planner.notes),
-        tier="B" if sums else "A",
-        bytes_read=sum(job.bytes_read for job in placed) + extra,
+        notes=tuple(dict.fromkeys((*recipe.notes, *_notes(planners), *edits.notes(side_files)))),
+        tier=max(tiers | {method.tier}),
+        bytes_read=sum(job.bytes_read for job in placed) + shared + alone,
+        bytes_shared=shared,
         allow_nonfinite=allow_nonfinite,
     )
 
@@ -112,30 +128,38 @@ TILE_STEP = 4096
 """Tiles start at multiples of this: the leaf of a tier-B sum."""
 
 
-def _unknown(job: Job, method: Method) -> bool:
-    return any(known is None for _, known in job.statistics(method))
-
-
-def _statistics_bytes(job: Job, method: Method) -> int:
-    """Bytes that the statistics of a segment read when it is streamed: pass by pass, each operand once."""
-    unknown = [statistic for statistic, known in job.statistics(method) if known is None]
+def _statistics_bytes(job: Job, method: Method, scopes: Sequence[str]) -> int:
+    """Bytes that statistics of some scopes read of a segment: pass by pass, each operand once."""
     total = 0
-    for done in range(max(statistic.passes for statistic in unknown)):
-        pending = [statistic for statistic in unknown if statistic.passes > done]
-        total += job.size * sum(map(job.unit, job.reduced_by(pending)))
+    for round_ in job.rounds(method):
+        unknown = [statistic for statistic, known in round_ if known is None and statistic.scope in scopes]
+        for done in range(max((statistic.passes for statistic in unknown), default=0)):
+            pending = [statistic for statistic in unknown if statistic.passes > done]
+            total += job.size * sum(map(job.unit, job.reduced_by(pending)))
     return total
 
 
-class _Planner:
-    """Jobs of one recipe."""
+def _notes(planners: Sequence[_Planner]) -> Iterator[str]:
+    """What the planners have to say; a filter of all regions needs to find a tensor in one."""
+    for planner in planners:
+        yield from planner.notes
+    found = {note for planner in planners for note, match in planner.filters.items() if match}
+    yield from (note for planner in planners for note in planner.filters if note not in found)
 
-    def __init__(self, recipe: Recipe, inputs: Inputs) -> None:
-        self._recipe = recipe
-        self._inputs = inputs
-        self._template = inputs.entries(inputs.template)
-        self._depths = relative_depths(self._template)
-        self.aliases = dict(inputs.checkpoints[inputs.template].aliases)
+
+class _Planner:
+    """Jobs of one region."""
+
+    def __init__(self, region: Region) -> None:
+        self._recipe = region.recipe
+        self._inputs = region
+        self._template = region.entries(region.template)
+        self._depths = region.depths
+        self.names = tuple(self._template)
+        self.aliases = dict(region.aliases(region.template))
         self.notes: list[str] = []
+        self.filters: dict[str, bool] = {}
+        self._places: dict[str, Place] = {}
 
     def jobs(self) -> Iterator[Job]:
         """One per segment that is merged, one per tensor that is copied, one per set of tensors that must agree."""
@@ -150,7 +174,9 @@ class _Planner:
             aliases=self.aliases,
         )
         self._note_filters(selection.merged)
-        settings = {name: recipe.settings(name, self._depths[name]) for name in selection.merged}
+        settings = {
+            name: recipe.settings(name, self._depths[name], inputs.input_names(name)) for name in selection.merged
+        }
         frozen = self._frozen(selection, settings)
         merged = [name for name in selection.merged if name not in frozen]
         check_split(recipe.split, merged)
@@ -160,8 +186,10 @@ class _Planner:
             yield from self._agreeing(name)
         for name in frozen:
             yield self._untrained(selection, name)
+        parts = {name: segments(name, self._template[name].shape, recipe.split) for name in merged}
+        self._places = places(part for each in parts.values() for part in each)
         for name in merged:
-            yield from self._merge(selection, name, settings[name])
+            yield from self._merge(selection, name, parts[name], settings[name])
         yield from self._ties(selection)
 
     def _note_repeated(self) -> None:
@@ -173,13 +201,14 @@ class _Planner:
                     self.notes.append(f"models {', '.join(places)}: the same {what}, {self._inputs.label(index)}")
 
     def _note_filters(self, names: Sequence[str]) -> None:
-        """Filters that no tensor's name holds."""
+        """Whether the filters of the recipe find a tensor, by what would be said if they find none."""
         recipe = self._recipe
+        known = {*names, *(stored for name in names for stored in self._inputs.input_names(name))}
         for table in (recipe.parameters, *(spec.parameters for spec in recipe.models)):
             for key, setting in table.items():
-                for pattern, _ in setting.entries if isinstance(setting, Filtered) else ():
-                    if pattern not in (None, "*") and not any(pattern in name for name in names):
-                        self.notes.append(f"{key.rstrip('_')}: the filter {pattern!r} matches no merged tensor")
+                for pattern in filters(setting):
+                    note = f"{key.rstrip('_')}: the filter {pattern!r} matches no merged tensor"
+                    self.filters[note] = any(pattern in name for name in known)
 
     def _frozen(self, selection: Selection, settings: Mapping[str, Settings]) -> tuple[str, ...]:
         """Entries for which no file has an importance."""
@@ -239,7 +268,7 @@ class _Planner:
             for index in dict.fromkeys((inputs.base, *inputs.models, *inputs.importances)):
                 if index is None or first not in selection.merged:
                     continue
-                entries = inputs.checkpoints[index].entries
+                entries = inputs.stored(index)
                 if alias in entries and first in entries:
                     pair = (self._operand("model", index, first), self._operand("model", index, alias))
                     said = f"{{}}: {alias!r} and {first!r} differ, but {label} ties them"
@@ -252,7 +281,7 @@ class _Planner:
             name, name, entry.shape, "compare", 0, entry.size, entry.dtype, operands, differing=differing, refuse=refuse
         )
 
-    def _merge(self, selection: Selection, name: str, settings: Settings) -> Iterator[Job]:
+    def _merge(self, selection: Selection, name: str, parts: Sequence[Segment], settings: Settings) -> Iterator[Job]:
         """The segments of a merged tensor."""
         inputs = self._inputs
         entry = self._template[name]
@@ -271,7 +300,8 @@ class _Planner:
                 self._check_measure(index, settings)
                 operands.append(operand)
                 summaries.append(inputs.summary(index, operand.name))
-        for segment in segments(name, entry.shape, self._recipe.split):
+        for segment in parts:
+            place = self._places[segment.name]
             yield Job(
                 segment.name,
                 name,
@@ -283,6 +313,9 @@ class _Planner:
                 tuple(operands),
                 settings=settings,
                 summaries=tuple(summaries) if segment.rows is None else (),
+                tasks=inputs.tasks,
+                block=place.block,
+                model=place.model,
             )
 
     def _check_measure(self, index: int, settings: Settings) -> None:
@@ -299,7 +332,7 @@ class _Planner:
         return wanted if wanted is not None and entry.dtype in MERGED_DTYPES else entry.dtype
 
     def _operand(self, role: str, index: int, name: str) -> Operand:
-        return Operand(role, index, name, self._inputs.entries(index)[name].dtype)
+        return self._inputs.operand(role, index, name)
 
     def _stored(self, role: str, index: int, selection: Selection, name: str) -> Operand:
         stored = selection.stored_name(self._inputs.entries(index), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,33 @@ import numpy as np
 from sta_kernels.engine.jobs import Job, Operand
 from sta_kernels.engine.memory import PAGE, Arena, Budget
 from sta_kernels.engine.planning import TILE_STEP
+from sta_kernels.methods.accumulators import Accumulator, RangeAccumulator
 from sta_kernels.methods.base import Method
-from sta_kernels.methods.statistics import Accumulator, Statistic, Summary
-from sta_kernels.methods.statistics import Range as RangeStatistic
+from sta_kernels.methods.run import known_of
+from sta_kernels.methods.statistics import Statistic, Summary
 
 Range = tuple[int, int]
-Perform = Callable[["JobRun", int, int, Arena], int]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A pass over a segment for its statistics.
+
+    Attributes:
+        job: whose segment it is.
+        operands: that are read.
+        pending: statistics that take it in.
+        offset: of the segment's first element among all that they are taken over.
+    """
+
+    job: Job
+    operands: Sequence[Operand]
+    pending: Sequence[tuple[Statistic, Accumulator]]
+    offset: int = 0
+
+
+Reduce = Callable[[Reading, int, int, Arena], int]
+Finish = Callable[["JobRun", int, int, Arena], int]
 
 
 class JobRun:
@@ -30,6 +52,7 @@ class JobRun:
         method: of the plan.
         budget: of the merge.
         done: ranges that an earlier run has written, and what was counted there.
+        earlier: results of the rounds over its block or the model.
         reduce: takes one tile into the accumulators; returns the bytes it read.
         finish: writes one tile.
     """
@@ -41,37 +64,38 @@ class JobRun:
         method: Method,
         budget: Budget,
         done: Iterable[tuple[int, int, tuple[int, ...]]],
-        reduce: Perform,
-        finish: Perform,
+        earlier: Sequence[Any],
+        reduce: Reduce,
+        finish: Finish,
     ) -> None:
         self.index = index
         self.job = job
         counters = method.counters(len(job.of_role("model"))) if job.action == "merge" else ()
         self.counts = np.zeros(len(counters), np.int64)
         self.statistics: list[Statistic] = []
-        self.results: list[Any] = []
+        self.results: list[Any] = list(earlier)
         self.pending: dict[int, Accumulator] = {}
         self.base = next(iter(job.of_role("base")), None)
         self.models = job.of_role("model")
         self._reduce = reduce
         self._finish = finish
         self._tile_bytes = min(budget.tile, budget.arena)
-        for statistic, known in job.statistics(method):
-            self.statistics.append(statistic)
-            self.results.append(known)
-        unknown = [i for i, result in enumerate(self.results) if result is None]
-        self.whole = bool(unknown) and job.memory(job.size) <= budget.whole
+        self._method = method
+        self.shared = len(self.results)
+        needs_all = job.action == "merge" and method.whole
+        self.whole = needs_all or (job.memory(job.size) <= budget.whole and job.streamed(method))
         self._remaining = self._what_remains(list(done))
         self.finished = not self._remaining
         if not (self.whole or self.finished):
-            self.pending = {i: self.statistics[i].accumulator(job.size) for i in unknown}
+            self._next_round()
         self.unseen = sum(stop - start for start, stop in self._remaining)
-        self.claims: dict[int, tuple[Summary, Accumulator]] = {}
+        self.claims: dict[int, tuple[Summary, RangeAccumulator]] = {}
         if self.unseen == job.size:  # of a part, nothing can be said
-            for statistic, known in zip(self.statistics, self.results, strict=True):
-                summary = job.summaries[statistic.task] if known is not None else None
+            first = next(job.rounds(method), [])
+            for statistic, known in first:
+                summary = job.summaries[statistic.subject.task] if known is not None else None
                 if summary is not None:
-                    self.claims[statistic.task] = (summary, RangeStatistic(statistic.task, "lp").accumulator(job.size))
+                    self.claims[statistic.subject.task] = (summary, RangeAccumulator())
         self._out = 0
         self._start_pass()
 
@@ -84,12 +108,29 @@ class JobRun:
             self.counts += np.asarray(counts, np.int64)
         return remaining
 
+    def _next_round(self) -> None:
+        """Declare statistics until some have to be taken, or none are left."""
+        job = self.job
+        while job.settings is not None and not self.pending:
+            declared = self._method.statistics(job.settings, len(self.models), job.place, self.results)
+            if not declared:
+                return
+            for statistic in declared:
+                known = known_of(statistic, job.summaries)
+                if known is None:
+                    self.pending[len(self.results)] = statistic.accumulator(job.size, job.size)
+                self.statistics.append(statistic)
+                self.results.append(known)
+
     def _start_pass(self) -> None:
-        """Choose operands and tiles: all of the segment for statistics, else what remains to be written."""
+        """Choose operands and tiles: what the statistics want to see, else what remains to be written."""
         job = self.job
         if self.pending:
-            self.operands = job.reduced_by(self.statistics[i] for i in self.pending)
-            self._tiles = tiles([(0, job.size)], tile_units(job, self.operands, 0, self._tile_bytes))
+            pending = [(self.statistics[i - self.shared], accumulator) for i, accumulator in self.pending.items()]
+            self.operands = job.reduced_by(statistic for statistic, _ in pending)
+            self.reading = Reading(job, self.operands, pending)
+            step = tile_units(job, self.operands, 0, self._tile_bytes)
+            self._tiles = tiles(wanted_by((accumulator for _, accumulator in pending), job.size), step)
         else:
             self.operands = list(job.distinct())
             step = job.size if self.whole else tile_units(job, self.operands, job.out_unit, self._tile_bytes)
@@ -106,7 +147,9 @@ class JobRun:
 
     def perform(self, task: Range, arena: Arena) -> int:
         """Do a tile; the pass changes only when none is out."""
-        return (self._reduce if self.pending else self._finish)(self, *task, arena)
+        if self.pending:
+            return self._reduce(self.reading, *task, arena)
+        return self._finish(self, *task, arena)
 
     def settle(self, task: Range) -> bool:
         """Go on to the next pass when the last tile of one is back."""
@@ -120,6 +163,8 @@ class JobRun:
             if accumulator.end_of_pass():
                 self.results[i] = accumulator.result
                 del self.pending[i]
+        if not self.pending:
+            self._next_round()
         self._start_pass()
         return False
 
@@ -129,6 +174,13 @@ def tile_units(job: Job, operands: Iterable[Operand], out_unit: int, tile_bytes:
     pieces = [*map(job.unit, operands), *([out_unit] if out_unit else [])]
     limit = tile_bytes - PAGE * len(pieces)
     return max(limit // sum(pieces) // TILE_STEP, 1) * TILE_STEP
+
+
+def wanted_by(accumulators: Iterable[Accumulator], size: int) -> list[Range]:
+    """What a pass has to show: all of a segment, unless every accumulator wants less."""
+    wanted = [accumulator.wanted for accumulator in accumulators]
+    ranges = [each for each in wanted if each is not None]
+    return [(0, size)] if len(ranges) < len(wanted) else sorted(set(ranges))
 
 
 def tiles(ranges: Iterable[Range], step: int) -> Iterator[Range]:

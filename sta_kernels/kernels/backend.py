@@ -117,6 +117,9 @@ class Backend(Protocol):
         ``counts``: uint32 [⌈size/4096⌉], set.
         """
 
+    def values(self, source: Source, start: int, stop: int) -> np.ndarray[Any, Any]:
+        """A few elements of a source, float32 in main memory."""
+
     def evaluate(self, source: FormulaSource, *, out: Buffer, threads: int) -> None:
         """A formula's value at every position, rounded to ``out``, which may be one of the operands.
 

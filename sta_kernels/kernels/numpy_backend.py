@@ -187,6 +187,11 @@ class NumpyBackend:
         return int(greater)
 
     @ieee_arithmetic()
+    def values(self, source: Source, start: int, stop: int) -> np.ndarray[Any, Any]:
+        """A few elements: see :meth:`Backend.values`."""
+        return _reader(source)(slice(start, stop))
+
+    @ieee_arithmetic()
     def evaluate(self, source: FormulaSource, *, out: Buffer, threads: int) -> None:
         """A formula's values, or the base with its δ: see :meth:`Backend.evaluate`."""
         read, result = _Formula(source), _Operand(out)

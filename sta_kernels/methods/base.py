@@ -6,9 +6,10 @@ any method beyond this page.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -64,34 +65,104 @@ class Settings:
 
 @dataclass(frozen=True)
 class Operands:
-    """The buffers of one segment or tile: all of the same number of elements; roles not read are None or ()."""
+    """The buffers of one segment or tile: all of the same number of elements; roles not read are None or ().
+
+    Attributes:
+        models: θ_i.
+        base: θ0.
+        importances: one per model.
+        target: what forgetting subtracts from.
+        offset: index of the first element in its tensor.
+    """
 
     models: tuple[Buffer, ...]
     base: Buffer | None = None
     importances: tuple[Buffer, ...] = ()
     target: Buffer | None = None
+    offset: int = 0
 
 
-class Method(Protocol):
-    """One merging method."""
+@dataclass(frozen=True)
+class Place:
+    """Which segment is merged, and how much else there is.
+
+    Attributes:
+        tensor: name in the output, by which random draws are told apart.
+        shape: of the segment.
+        block: elements that are merged in the same layer; of the segment, where it stands outside any.
+        model: elements that are merged altogether.
+    """
+
+    tensor: str
+    shape: tuple[int, ...]
+    block: int
+    model: int
+
+    @classmethod
+    def alone(cls, shape: tuple[int, ...], tensor: str = "") -> Place:
+        """A tensor that is all there is."""
+        size = math.prod(shape)
+        return cls(tensor, shape, size, size)
+
+    @property
+    def size(self) -> int:
+        """Elements of the segment."""
+        return math.prod(self.shape)
+
+    def elements(self, scope: str) -> int:
+        """Elements over which a statistic of a scope is taken."""
+        return {"segment": self.size, "block": self.block, "model": self.model}[scope]
+
+
+class Method:
+    """One merging method: what it takes, what it must know first, and its rule.
+
+    Attributes:
+        name: in recipes and in Python.
+        summary: one line for ``--help`` and the documentation.
+        parameters: its knobs.
+        models: least and greatest number of models.
+        tier: of exactness, ``A``, ``B`` or ``C``; statistics may lower it.
+        whole: whether the rule needs a segment in one piece, with its shape; else it works element by element.
+    """
 
     name: str
     summary: str
-    parameters: tuple[Parameter, ...]
-    models: tuple[int, int | None]
-    """Least and greatest number of models."""
+    parameters: tuple[Parameter, ...] = ()
+    models: tuple[int, int | None] = (1, None)
+    tier: str = "A"
+    whole: bool = False
 
     def check(self, settings: Settings, n_models: int) -> None:
         """Raise InputError where values do not go together; warn where they cannot do what their names promise."""
 
     def roles(self, settings: Settings) -> Roles:
-        """Operands that are read."""
+        """Operands that are read: the base and the models, unless a method says otherwise."""
+        return Roles()
 
-    def statistics(self, settings: Settings, n_models: int, n_elements: int) -> tuple[Statistic, ...]:
-        """Reductions over a segment that :meth:`apply` needs, in the order in which it receives their results."""
+    def statistics(
+        self, settings: Settings, n_models: int, place: Place, earlier: Sequence[Any]
+    ) -> tuple[Statistic, ...]:
+        """The next round of reductions that :meth:`apply` needs; () where none are left.
+
+        Those of one round have one scope, and rounds over a block or the model come first. How many there are in each
+        round must not depend on results.
+
+        Args:
+            settings: of the segment.
+            n_models: number of models.
+            place: of the segment.
+            earlier: results of all earlier rounds, in the order of their statistics.
+        """
+        return ()
 
     def counters(self, n_models: int) -> tuple[str, ...]:
         """Names of the counters that :meth:`apply` adds to: ``kept`` per model, then ``unrouted``; () for none."""
+        return ()
+
+    def workspace(self, place: Place, n_models: int) -> int:
+        """Bytes of main memory that :meth:`apply` takes besides its operands and its output."""
+        return 0
 
     def apply(
         self,
@@ -100,11 +171,24 @@ class Method(Protocol):
         results: Sequence[Any],
         settings: Settings,
         *,
+        place: Place,
         out: Buffer,
         counts: np.ndarray[Any, Any] | None,
         threads: int,
     ) -> None:
-        """Write the merged elements to ``out`` and add to ``counts`` (int64, one per counter)."""
+        """Write the merged elements to ``out`` and add to ``counts`` (int64, one per counter).
+
+        Args:
+            backend: whose kernels to call.
+            operands: of a segment, or of a tile of it where the method works element by element.
+            results: of all statistics, in the order of their rounds.
+            settings: of the segment.
+            place: of the segment.
+            out: as many elements as the operands.
+            counts: None where nobody wants to know.
+            threads: upper bound.
+        """
+        raise NotImplementedError
 
 
 def weights_or_none(settings: Settings) -> tuple[float, ...] | None:

@@ -10,9 +10,8 @@ import numpy as np
 
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer
-from sta_kernels.methods.base import Operands, Parameter, Roles, Settings
+from sta_kernels.methods.base import Method, Operands, Parameter, Place, Roles, Settings
 from sta_kernels.methods.parameters import WEIGHT, boolean
-from sta_kernels.methods.statistics import Statistic
 
 
 def divisor(weights: Sequence[float], normalize: bool) -> float:
@@ -20,28 +19,16 @@ def divisor(weights: Sequence[float], normalize: bool) -> float:
     return (float(np.float32(math.fsum(weights))) or 1.0) if normalize else 1.0
 
 
-class Linear:
+class Linear(Method):
     """``θ = Σ_i w_i·θ_i / Σ_i w_i`` (model soups, arXiv 2203.05482; with ``normalize: false``, undivided)."""
 
     name = "linear"
     summary = "weighted average of the models; the base is not read"
-    models: tuple[int, int | None] = (1, None)
     parameters = (WEIGHT, Parameter("normalize", boolean, True, summary="divide by the sum of the weights"))
-
-    def check(self, settings: Settings, n_models: int) -> None:
-        """All values go together."""
 
     def roles(self, settings: Settings) -> Roles:
         """Models only."""
         return Roles(base=False)
-
-    def statistics(self, settings: Settings, n_models: int, n_elements: int) -> tuple[Statistic, ...]:
-        """None are needed."""
-        return ()
-
-    def counters(self, n_models: int) -> tuple[str, ...]:
-        """Nothing is selected, so nothing is counted."""
-        return ()
 
     def apply(
         self,
@@ -50,6 +37,7 @@ class Linear:
         results: Sequence[Any],
         settings: Settings,
         *,
+        place: Place,
         out: Buffer,
         counts: np.ndarray[Any, Any] | None,
         threads: int,

@@ -9,13 +9,12 @@ import numpy as np
 
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer
-from sta_kernels.methods.base import Operands, Parameter, Roles, Settings
+from sta_kernels.methods.base import Method, Operands, Parameter, Place, Roles, Settings
 from sta_kernels.methods.conversion import convert
 from sta_kernels.methods.parameters import number
-from sta_kernels.methods.statistics import Statistic
 
 
-class Passthrough:
+class Passthrough(Method):
     """``θ = θ_1``, or ``scale·θ_1`` (mergekit's passthrough)."""
 
     name = "passthrough"
@@ -23,20 +22,9 @@ class Passthrough:
     models: tuple[int, int | None] = (1, 1)
     parameters = (Parameter("scale", number, None, per_model=True, summary="factor; without it, values are copied"),)
 
-    def check(self, settings: Settings, n_models: int) -> None:
-        """All values go together."""
-
     def roles(self, settings: Settings) -> Roles:
         """The model only."""
         return Roles(base=False)
-
-    def statistics(self, settings: Settings, n_models: int, n_elements: int) -> tuple[Statistic, ...]:
-        """None are needed."""
-        return ()
-
-    def counters(self, n_models: int) -> tuple[str, ...]:
-        """Nothing is selected, so nothing is counted."""
-        return ()
 
     def apply(
         self,
@@ -45,6 +33,7 @@ class Passthrough:
         results: Sequence[Any],
         settings: Settings,
         *,
+        place: Place,
         out: Buffer,
         counts: np.ndarray[Any, Any] | None,
         threads: int,

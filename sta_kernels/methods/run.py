@@ -10,50 +10,78 @@ from typing import Any
 import numpy as np
 
 from sta_kernels.kernels.backend import Backend
-from sta_kernels.kernels.buffers import Buffer, ImportanceSource
-from sta_kernels.methods.base import Method, Operands, Settings
+from sta_kernels.kernels.buffers import Buffer
+from sta_kernels.methods.base import Method, Operands, Place, Settings
 from sta_kernels.methods.statistics import Statistic, Summary
+from sta_kernels.methods.subjects import Importance
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One segment: where it is read from, where the result goes, and what is known of its importances already."""
+    """One segment: where it is read from, where the result goes, and what is known of its importances already.
+
+    Attributes:
+        operands: contiguous or strided buffers.
+        out: where the result goes.
+        place: of the segment; None: it is all there is.
+        summaries: per model, what its importance file says of the segment.
+        earlier: results of the rounds over its block or the model.
+    """
 
     operands: Operands
     out: Buffer
+    place: Place | None = None
     summaries: tuple[Summary | None, ...] = ()
+    earlier: tuple[Any, ...] = ()
+
+    @property
+    def where(self) -> Place:
+        """The place, stated or not."""
+        return self.place or Place.alone(self.out.shape)
 
 
 Check = Callable[[int, Statistic, Any], None]
 """Told of each piece's statistics, by the piece's index; may raise."""
 
 
-def source_of(statistic: Statistic, operands: Operands) -> ImportanceSource:
-    """The importance that a statistic reduces, from the operands of a tile or segment."""
-    importance = operands.importances[statistic.task] if statistic.measure != "amp" else None
-    theta = operands.models[statistic.task] if statistic.measure != "lp" else None
-    return ImportanceSource(statistic.measure, importance, theta)
+def known_of(statistic: Statistic, summaries: Sequence[Summary | None]) -> Any:
+    """A statistic's result where an importance file carries it, else None."""
+    summary = summaries[statistic.subject.task] if summaries else None
+    return None if summary is None else statistic.known(summary)
 
 
 def reduce_pieces(
-    statistics: Sequence[Sequence[Statistic]], pieces: Sequence[Piece], *, backend: Backend, threads: int
+    method: Method, pieces: Sequence[Piece], settings: Settings, *, backend: Backend, threads: int, check: Check | None
 ) -> list[list[Any]]:
-    """Results of each piece's statistics: what is not known already, in one call per kind of statistic and measure."""
-    results: list[list[Any]] = []
-    unknown: dict[tuple[Any, str], list[tuple[int, int]]] = defaultdict(list)
-    for i, (declared, piece) in enumerate(zip(statistics, pieces, strict=True)):
-        results.append([])
-        for j, statistic in enumerate(declared):
-            summary = piece.summaries[statistic.task] if piece.summaries else None
-            results[i].append(None if summary is None else statistic.known(summary))
-            if results[i][j] is None:
-                unknown[type(statistic), statistic.measure].append((i, j))
-    for (kind, _), places in unknown.items():
-        chosen = [statistics[i][j] for i, j in places]
-        sources = [source_of(statistics[i][j], pieces[i].operands) for i, j in places]
-        for (i, j), result in zip(places, kind.of_segments(chosen, sources, backend, threads), strict=True):
-            results[i][j] = result
-    return results
+    """Results of each piece's statistics, round by round: one call per kind of statistic and measure.
+
+    What is known already is not reduced again.
+    """
+    results = [list(piece.earlier) for piece in pieces]
+    n_models = len(pieces[0].operands.models) if pieces else 0
+    while True:
+        unknown: dict[tuple[Any, str | None], list[tuple[int, int, Statistic]]] = defaultdict(list)
+        declared: list[tuple[Statistic, ...]] = []
+        for i, piece in enumerate(pieces):
+            declared.append(method.statistics(settings, n_models, piece.where, results[i]))
+            for statistic in declared[i]:
+                results[i].append(known_of(statistic, piece.summaries))
+                if results[i][-1] is None:
+                    subject = statistic.subject
+                    measure = subject.measure if isinstance(subject, Importance) else None
+                    unknown[type(statistic), measure].append((i, len(results[i]) - 1, statistic))
+        if not any(declared):
+            return results
+        for (kind, _), places in unknown.items():
+            sources = [statistic.subject.source(pieces[i].operands) for i, _, statistic in places]
+            found = kind.of_segments([statistic for *_, statistic in places], sources, backend, threads)
+            for (i, j, _), result in zip(places, found, strict=True):
+                results[i][j] = result
+        if check is not None:
+            for i, round_ in enumerate(declared):
+                for statistic, result in zip(round_, results[i][len(results[i]) - len(round_) :], strict=True):
+                    if pieces[i].out.size:
+                        check(i, statistic, result)
 
 
 def merge_pieces(
@@ -68,21 +96,24 @@ def merge_pieces(
     """Statistics of all pieces, then the rule over all of them; nothing is written if ``check`` refuses a result.
 
     On a CPU, one piece at a time merges while its operands are in cache. On a GPU, all pieces of a model at a time take
-    few launches, and wait for their statistics once.
+    few launches, and wait for the statistics of each round once.
 
     Returns:
         The counters of each piece.
     """
     n_models = len(pieces[0].operands.models) if pieces else 0
-    statistics = [method.statistics(settings, n_models, piece.out.size) for piece in pieces]
-    results = reduce_pieces(statistics, pieces, backend=backend, threads=threads)
-    if check is not None:
-        for i, (declared, found) in enumerate(zip(statistics, results, strict=True)):
-            for statistic, result in zip(declared, found, strict=True):
-                if pieces[i].out.size:
-                    check(i, statistic, result)
+    results = reduce_pieces(method, pieces, settings, backend=backend, threads=threads, check=check)
     counts = [np.zeros(len(method.counters(n_models)), np.int64) for _ in pieces]
     with backend.grouped():
         for piece, found, counted in zip(pieces, results, counts, strict=True):
-            method.apply(backend, piece.operands, found, settings, out=piece.out, counts=counted, threads=threads)
+            method.apply(
+                backend,
+                piece.operands,
+                found,
+                settings,
+                place=piece.where,
+                out=piece.out,
+                counts=counted,
+                threads=threads,
+            )
     return counts

@@ -11,10 +11,20 @@ from sta_kernels.errors import InputError, warn_caller
 from sta_kernels.kernels.backend import TIES, Backend
 from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
-from sta_kernels.methods.base import Operands, Parameter, Roles, Settings, counts_address, weights_or_none
+from sta_kernels.methods.base import (
+    Method,
+    Operands,
+    Parameter,
+    Place,
+    Roles,
+    Settings,
+    counts_address,
+    weights_or_none,
+)
 from sta_kernels.methods.parameters import LAMBDA, MEASURE, WEIGHT, P, choice, count
 from sta_kernels.methods.quantile import rank_of_quantile
 from sta_kernels.methods.statistics import Mean, Range, Statistic
+from sta_kernels.methods.subjects import Importance
 
 NORMALISERS = ("minmax", "mean")
 
@@ -40,7 +50,7 @@ def normaliser(kind: str, results: Sequence[Any] | np.ndarray[Any, Any]) -> np.n
     return table
 
 
-class Sta:
+class Sta(Method):
     """``θ = θ0 + λ·Σ_i w_i·M_i ⊙ τ_i`` with ``M_i = [Ĩ_i above the p-quantile of Ĩ over the tasks]`` (eq. 13–17).
 
     Ĩ is the importance normalised over the segment. Above the quantile means above the k-th smallest of the N values
@@ -49,13 +59,13 @@ class Sta:
 
     name = "sta"
     summary = "Selective Task Arithmetic: per position, the tasks with the largest normalised importance"
-    models: tuple[int, int | None] = (1, None)
     parameters = (
         P,
         Parameter("keep", count, None, excludes=("p",), summary="entries kept at each position, instead of p"),
         MEASURE,
         Parameter("normalise", choice(*NORMALISERS), "minmax", summary="by the range (eq. 13) or mean of the tensor"),
         Parameter("ties", choice(*TIES), "drop", summary="entries equal to the last one dropped or kept (paper: drop)"),
+        Parameter("scope", choice("tensor", "block"), "tensor", summary="what is normalised together (paper: tensor)"),
         WEIGHT,
         LAMBDA,
     )
@@ -79,12 +89,16 @@ class Sta:
         """Base and models; importances unless they follow from the weights."""
         return Roles(importance=settings.shared["measure"] != "amp")
 
-    def statistics(self, settings: Settings, n_models: int, n_elements: int) -> tuple[Statistic, ...]:
+    def statistics(
+        self, settings: Settings, n_models: int, place: Place, earlier: Sequence[Any]
+    ) -> tuple[Statistic, ...]:
         """Each task's range, or mean."""
-        measure = settings.shared["measure"]
-        if settings.shared["normalise"] == "mean":
-            return tuple(Mean(task, measure) for task in range(n_models))
-        return tuple(Range(task, measure) for task in range(n_models))
+        if earlier:
+            return ()
+        shared = settings.shared
+        kind = Mean if shared["normalise"] == "mean" else Range
+        scope = "block" if shared["scope"] == "block" else "segment"
+        return tuple(kind(Importance(task, shared["measure"]), scope=scope) for task in range(n_models))
 
     def counters(self, n_models: int) -> tuple[str, ...]:
         """Entries kept per task, and positions that kept none."""
@@ -97,6 +111,7 @@ class Sta:
         results: Sequence[Any],
         settings: Settings,
         *,
+        place: Place,
         out: Buffer,
         counts: np.ndarray[Any, Any] | None,
         threads: int,

@@ -10,13 +10,14 @@ import numpy as np
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer, ImportanceSource
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
-from sta_kernels.methods.base import Operands, Roles, Settings, counts_address
+from sta_kernels.methods.base import Method, Operands, Place, Roles, Settings, counts_address
 from sta_kernels.methods.parameters import LAMBDA, MEASURE, WEIGHT, P
 from sta_kernels.methods.quantile import rank_of_quantile
 from sta_kernels.methods.statistics import OrderStatistic, Statistic
+from sta_kernels.methods.subjects import Importance
 
 
-class StaForget:
+class StaForget(Method):
     """``θ = θ_target − λ·w·M ⊙ τ`` with ``M = [I above the p-quantile of I over the segment]`` (eq. 18–20).
 
     Eq. 13's normalisation is monotone and so is left out. The target is the base unless another model is given.
@@ -28,17 +29,18 @@ class StaForget:
     models: tuple[int, int | None] = (1, 1)
     parameters = (P, MEASURE, WEIGHT, LAMBDA)
 
-    def check(self, settings: Settings, n_models: int) -> None:
-        """All values go together."""
-
     def roles(self, settings: Settings) -> Roles:
         """Base, target and model; importances unless they follow from the weights."""
         return Roles(importance=settings.shared["measure"] != "amp", target=True)
 
-    def statistics(self, settings: Settings, n_models: int, n_elements: int) -> tuple[Statistic, ...]:
+    def statistics(
+        self, settings: Settings, n_models: int, place: Place, earlier: Sequence[Any]
+    ) -> tuple[Statistic, ...]:
         """The importance at rank ``⌊1 + (n − 1)p⌋`` of the segment."""
-        rank = rank_of_quantile(settings.shared["p"], max(n_elements, 1))
-        return (OrderStatistic(0, settings.shared["measure"], rank),)
+        if earlier:
+            return ()
+        rank = rank_of_quantile(settings.shared["p"], max(place.size, 1))
+        return (OrderStatistic(Importance(0, settings.shared["measure"]), rank),)
 
     def counters(self, n_models: int) -> tuple[str, ...]:
         """Entries in the mask: those that are subtracted."""
@@ -52,6 +54,7 @@ class StaForget:
         results: Sequence[Any],
         settings: Settings,
         *,
+        place: Place,
         out: Buffer,
         counts: np.ndarray[Any, Any] | None,
         threads: int,

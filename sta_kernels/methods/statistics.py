@@ -1,4 +1,4 @@
-"""Statistics: what a method must know of a whole segment before its rule can run at one position.
+"""Statistics: what a method must know of a whole segment, block or model before its rule can run at one position.
 
 A statistic is declared with the method, and accumulated over any sequence of tiles, by any number of threads,
 with the same bits as in one piece, and whatever floating-point mode the caller has set: the few operations done here
@@ -8,16 +8,29 @@ see the same subnormals as those in the kernels.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from sta_kernels.kernels.backend import LEAF, Backend
 from sta_kernels.kernels.buffers import ImportanceSource
+from sta_kernels.kernels.formula import Source
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
+from sta_kernels.methods.accumulators import (
+    Accumulator,
+    CutAccumulator,
+    RangeAccumulator,
+    SelectAccumulator,
+    SumAccumulator,
+    find_cut,
+    nothing,
+)
+from sta_kernels.methods.subjects import Importance, Subject
+
+SCOPES = ("segment", "block", "model")
+"""Over what a statistic is taken: what is merged by itself, the tensors of one layer, or all that is merged."""
 
 
 @dataclass(frozen=True)
@@ -34,131 +47,144 @@ class Summary:
         return all(map(math.isfinite, (self.min, self.max, self.mean)))
 
 
-class Accumulator(Protocol):
-    """A statistic on its way; thread-safe."""
-
-    result: Any
-    """Valid once :meth:`end_of_pass` has returned True."""
-
-    def update(self, backend: Backend, source: ImportanceSource, offset: int, *, threads: int) -> None:
-        """Take in a tile that starts at element ``offset`` of the segment, a multiple of 4,096."""
-
-    def end_of_pass(self) -> bool:
-        """All tiles were seen. True when the result is final; False asks for another pass over the segment."""
-
-
 class Statistic(Protocol):
-    """One reduction over one task's importance."""
+    """One reduction of a subject."""
 
     @property
-    def task(self) -> int:
-        """Index of the model whose importance is reduced."""
+    def subject(self) -> Subject:
+        """What is reduced."""
 
     @property
-    def measure(self) -> str:
-        """The importance that is reduced."""
+    def scope(self) -> str:
+        """One of :data:`SCOPES`."""
 
     @property
     def passes(self) -> int:
-        """Passes over a segment that is streamed."""
+        """Most passes over a segment that is streamed."""
 
     @property
     def tier(self) -> str:
         """``A`` where any order of the elements gives the same bits, ``B`` where a fixed one does."""
 
+    @property
+    def unknown(self) -> Any:
+        """A value of the result's type, to ask what the next round would be."""
+
     def known(self, summary: Summary) -> Any:
         """The result where the file already carries it, else None."""
 
-    def accumulator(self, n_elements: int) -> Accumulator:
-        """A fresh accumulator for a segment."""
+    def accumulator(self, n_elements: int, extent: int) -> Accumulator:
+        """A fresh accumulator for so many elements, at offsets below ``extent``."""
 
     @staticmethod
-    def of_segments(
-        statistics: Sequence[Any], sources: Sequence[ImportanceSource], backend: Backend, threads: int
-    ) -> list[Any]:
-        """Results of statistics of this kind and one measure, each over a segment that is in memory, in one call."""
+    def of_segments(statistics: Sequence[Any], sources: Sequence[Source], backend: Backend, threads: int) -> list[Any]:
+        """Results of statistics of this kind, each over a segment that is in memory, in one call where that is one."""
 
 
 @dataclass(frozen=True)
-class Range:
-    """(min, max) of the importance, as two floats; NaN when it holds one."""
+class _Reduction:
+    subject: Subject
+    scope: str = field(default="segment", kw_only=True)
 
-    task: int
-    measure: str
     passes: ClassVar[int] = 1
     tier: ClassVar[str] = "A"
+    unknown: ClassVar[Any] = 0.0
+
+    def known(self, summary: Summary) -> Any:
+        """Not in a file."""
+        return None
+
+    def _stored(self, summary: Summary) -> bool:
+        """Whether the file's figures are this statistic's: of a stored importance, over a tensor, and finite."""
+        stored = isinstance(self.subject, Importance) and self.subject.measure == "lp"
+        return stored and self.scope == "segment" and summary.finite
+
+
+@dataclass(frozen=True)
+class Range(_Reduction):
+    """(min, max), as two floats; NaN when there is one."""
+
+    unknown: ClassVar[Any] = (0.0, 0.0)
 
     def known(self, summary: Summary) -> tuple[float, float] | None:
-        """The file's range; only a stored importance has one, and only a finite one is knowledge."""
-        return (summary.min, summary.max) if self.measure == "lp" and summary.finite else None
+        """The file's range."""
+        return (summary.min, summary.max) if self._stored(summary) else None
 
-    def accumulator(self, n_elements: int) -> Accumulator:
+    def accumulator(self, n_elements: int, extent: int) -> RangeAccumulator:
         """A fresh accumulator."""
-        return _RangeAccumulator()
+        return RangeAccumulator()
 
     @staticmethod
     @ieee_arithmetic()
     def of_segments(
-        statistics: Sequence[Range], sources: Sequence[ImportanceSource], backend: Backend, threads: int
+        statistics: Sequence[Range], sources: Sequence[Source], backend: Backend, threads: int
     ) -> list[tuple[float, float]]:
-        """(min, max) of each importance."""
-        ends = _nothing(len(sources))
+        """(min, max) of each."""
+        ends = nothing(len(sources))
         backend.ranges(sources, ends, None, threads=threads)
         return [(float(low), float(high)) for low, high in ends]
 
 
 @dataclass(frozen=True)
-class Mean:
-    """Mean of the importance: tier-B sum in float64, divided by the count, rounded to float32; 0 of nothing."""
+class Sum(_Reduction):
+    """Tier-B sum in float64."""
 
-    task: int
-    measure: str
-    passes: ClassVar[int] = 1
     tier: ClassVar[str] = "B"
 
-    def known(self, summary: Summary) -> float | None:
-        """The file's mean; only a stored importance has one, and only a finite one is knowledge."""
-        return summary.mean if self.measure == "lp" and summary.finite else None
-
-    def accumulator(self, n_elements: int) -> Accumulator:
+    def accumulator(self, n_elements: int, extent: int) -> SumAccumulator:
         """A fresh accumulator."""
-        return _MeanAccumulator(n_elements)
+        return SumAccumulator(extent, self.settle, n_elements)
+
+    @staticmethod
+    def settle(total: float, n_elements: int) -> float:
+        """The result from the sum."""
+        return total
 
     @staticmethod
     @ieee_arithmetic()
     def of_segments(
-        statistics: Sequence[Mean], sources: Sequence[ImportanceSource], backend: Backend, threads: int
+        statistics: Sequence[Sum], sources: Sequence[Source], backend: Backend, threads: int
     ) -> list[float]:
-        """Mean of each importance."""
+        """Sum of each."""
         leaves = [np.zeros(-(-source.size // LEAF), np.float64) for source in sources]
-        backend.ranges(sources, _nothing(len(sources)), leaves, threads=threads)
-        return [_mean(backend, sums, source.size) for sums, source in zip(leaves, sources, strict=True)]
+        backend.ranges(sources, nothing(len(sources)), leaves, threads=threads)
+        return [
+            statistic.settle(backend.fold(sums), source.size)
+            for statistic, sums, source in zip(statistics, leaves, sources, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
-class OrderStatistic:
-    """Exact k-th smallest importance (1-based), by radix selection in three passes; NaN where fewer exist."""
+class Mean(Sum):
+    """Tier-B sum in float64, divided by the count, rounded to float32; 0 of nothing."""
 
-    task: int
-    measure: str
+    def known(self, summary: Summary) -> float | None:
+        """The file's mean."""
+        return summary.mean if self._stored(summary) else None
+
+    @staticmethod
+    def settle(total: float, n_elements: int) -> float:
+        """The result from the sum."""
+        return float(np.float32(total / n_elements)) if n_elements else 0.0
+
+
+@dataclass(frozen=True)
+class OrderStatistic(_Reduction):
+    """Exact k-th smallest (1-based), by radix selection in three passes; NaN where fewer exist."""
+
     k: int
     passes: ClassVar[int] = 3
-    tier: ClassVar[str] = "A"
 
-    def known(self, summary: Summary) -> None:
-        """Never in a file."""
-        return None
-
-    def accumulator(self, n_elements: int) -> Accumulator:
+    def accumulator(self, n_elements: int, extent: int) -> SelectAccumulator:
         """A fresh accumulator."""
-        return _SelectAccumulator(self.k)
+        return SelectAccumulator(self.k)
 
     @staticmethod
     @ieee_arithmetic()
     def of_segments(
-        statistics: Sequence[OrderStatistic], sources: Sequence[ImportanceSource], backend: Backend, threads: int
+        statistics: Sequence[OrderStatistic], sources: Sequence[Source], backend: Backend, threads: int
     ) -> list[float]:
-        """k-th smallest of each importance."""
+        """k-th smallest of each."""
         results = [math.nan] * len(sources)
         ranked = [i for i, statistic in enumerate(statistics) if statistic.k <= sources[i].size]
         if ranked:
@@ -170,130 +196,56 @@ class OrderStatistic:
         return results
 
 
-def _nothing(count: int) -> np.ndarray[Any, Any]:
-    """Ranges of nothing, to be folded into."""
-    return np.tile(np.array((np.inf, -np.inf), np.float32), (count, 1))
+@dataclass(frozen=True)
+class TieCut(_Reduction):
+    """The index below which entries equal to ``value`` belong to the ``count`` greatest of a segment.
 
+    Of equal entries, those of the lowest index are taken first. The index is the element's in its tensor; all ties
+    belong where the result is :data:`~sta_kernels.methods.accumulators.ALL_TIES`.
+    """
 
-def _mean(backend: Backend, leaves: np.ndarray[Any, Any], count: int) -> float:
-    return float(np.float32(backend.fold(leaves) / count)) if count else 0.0
+    value: float
+    count: int
+    passes: ClassVar[int] = 2
+    unknown: ClassVar[Any] = 0
 
+    def accumulator(self, n_elements: int, extent: int) -> CutAccumulator:
+        """A fresh accumulator."""
+        return CutAccumulator(self.value, self.count, n_elements)
 
-class _RangeAccumulator:
-    def __init__(self) -> None:
-        self._minmax = _nothing(1)
-        self._lock = threading.Lock()
-        self.result: tuple[float, float] = (np.nan, np.nan)
-
+    @staticmethod
     @ieee_arithmetic()
-    def update(self, backend: Backend, source: ImportanceSource, offset: int, *, threads: int) -> None:
-        tile = _nothing(1)
-        backend.ranges([source], tile, None, threads=threads)
-        self.add(*tile[0])
-
-    def add(self, low: np.float32, high: np.float32) -> None:
-        """Take in the range of a tile."""
-        with self._lock:
-            least, greatest = self._minmax[0]
-            # NaN sticks; between equal zeros the sign decides, as within a tile.
-            if np.isnan(low) or low < least or (low == least and np.signbit(low)):
-                self._minmax[0, 0] = low
-            if np.isnan(high) or high > greatest or (high == greatest and not np.signbit(high)):
-                self._minmax[0, 1] = high
-
-    @ieee_arithmetic()
-    def end_of_pass(self) -> bool:
-        self.result = (float(self._minmax[0, 0]), float(self._minmax[0, 1]))
-        return True
-
-
-class _MeanAccumulator:
-    def __init__(self, n_elements: int) -> None:
-        self._count = n_elements
-        self._leaves = np.zeros(-(-n_elements // LEAF), np.float64)
-        self._backend: Backend | None = None
-        self.result = 0.0
-
-    @ieee_arithmetic()
-    def update(self, backend: Backend, source: ImportanceSource, offset: int, *, threads: int) -> None:
-        first = offset // LEAF
-        leaves = self._leaves[first : first + -(-source.size // LEAF)]
-        backend.ranges([source], _nothing(1), [leaves], threads=threads)
-        self._backend = backend
-
-    @ieee_arithmetic()
-    def end_of_pass(self) -> bool:
-        if self._backend is not None:
-            self.result = _mean(self._backend, self._leaves, self._count)
-        return True
+    def of_segments(
+        statistics: Sequence[TieCut], sources: Sequence[Source], backend: Backend, threads: int
+    ) -> list[int]:
+        """Cut of each."""
+        return [
+            find_cut(backend, source, statistic.value, statistic.count, threads=threads)
+            for statistic, source in zip(statistics, sources, strict=True)
+        ]
 
 
 @ieee_arithmetic()
 def update_together(
     accumulators: Sequence[Accumulator],
-    sources: Sequence[ImportanceSource],
+    sources: Sequence[Source],
     backend: Backend,
     offset: int,
     *,
     threads: int,
 ) -> None:
-    """:meth:`Accumulator.update` of several, for one tile of importances of one measure: all ranges in one call."""
-    pairs = list(zip(accumulators, sources, strict=True))
-    ranged = [(accumulator, source) for accumulator, source in pairs if isinstance(accumulator, _RangeAccumulator)]
-    if ranged:
-        ends = _nothing(len(ranged))
+    """:meth:`Accumulator.update` of several, for one tile: all ranges of importances of one measure in one call."""
+    by_measure: dict[str, list[tuple[RangeAccumulator, Source]]] = {}
+    others: list[tuple[Accumulator, Source]] = []
+    for accumulator, source in zip(accumulators, sources, strict=True):
+        if isinstance(accumulator, RangeAccumulator) and isinstance(source, ImportanceSource):
+            by_measure.setdefault(source.measure, []).append((accumulator, source))
+        else:
+            others.append((accumulator, source))
+    for ranged in by_measure.values():
+        ends = nothing(len(ranged))
         backend.ranges([source for _, source in ranged], ends, None, threads=threads)
-        for (accumulator, _), (low, high) in zip(ranged, ends, strict=True):
-            accumulator.add(low, high)
-    for other, source in pairs:
-        if not isinstance(other, _RangeAccumulator):
-            other.update(backend, source, offset, threads=threads)
-
-
-_DIGITS = (11, 11, 10)
-
-
-class _SelectAccumulator:
-    def __init__(self, k: int) -> None:
-        self._rank = k
-        self._prefix = 0
-        self._bits = 0
-        self._pass = 0
-        self._counts = np.zeros(1 << _DIGITS[0], np.uint64)
-        self._lock = threading.Lock()
-        self.result = float("nan")
-
-    def update(self, backend: Backend, source: ImportanceSource, offset: int, *, threads: int) -> None:
-        digit_bits = _DIGITS[self._pass]
-        counts = np.zeros(1 << digit_bits, np.uint64)
-        backend.histogram(
-            source, prefix=self._prefix, prefix_bits=self._bits, digit_bits=digit_bits, counts=counts, threads=threads
-        )
-        with self._lock:
-            self._counts += counts
-
-    @ieee_arithmetic()
-    def end_of_pass(self) -> bool:
-        cumulative = np.cumsum(self._counts)
-        if self._rank > cumulative[-1]:
-            return True
-        digit = int(np.searchsorted(cumulative, self._rank, side="left"))
-        if digit:
-            self._rank -= int(cumulative[digit - 1])
-        digit_bits = _DIGITS[self._pass]
-        self._prefix = (self._prefix << digit_bits) | digit
-        self._bits += digit_bits
-        self._pass += 1
-        if self._pass < len(_DIGITS):
-            self._counts = np.zeros(1 << _DIGITS[self._pass], np.uint64)
-            return False
-        self.result = _key_to_float(self._prefix)
-        return True
-
-
-def _key_to_float(key: int) -> float:
-    """Inverse of the order-preserving key: float32 from its 32-bit rank."""
-    if key == 0xFFFFFFFF:
-        return float("nan")
-    bits = key ^ 0x80000000 if key & 0x80000000 else key ^ 0xFFFFFFFF
-    return float(np.array([bits], np.uint32).view(np.float32)[0])
+        for (together, _), (low, high) in zip(ranged, ends, strict=True):
+            together.add(low, high)
+    for other, source in others:
+        other.update(backend, source, offset, threads=threads)

@@ -9,39 +9,22 @@ import numpy as np
 
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer
-from sta_kernels.methods.base import Operands, Parameter, Roles, Settings
+from sta_kernels.methods.base import Method, Operands, Parameter, Place, Settings
 from sta_kernels.methods.linear import divisor
 from sta_kernels.methods.parameters import LAMBDA, WEIGHT, boolean
-from sta_kernels.methods.statistics import Statistic
 
 
-class TaskArithmetic:
+class TaskArithmetic(Method):
     """``θ = θ0 + λ·Σ_i w_i·τ_i``, divided by ``Σ_i w_i`` where normalised (arXiv 2212.04089)."""
 
     name = "task_arithmetic"
     summary = "base plus λ times the weighted sum of the task vectors"
-    models: tuple[int, int | None] = (1, None)
     parameters = (
         WEIGHT,
         LAMBDA,
         Parameter("normalize", boolean, False, summary="divide by the sum of the weights"),
         Parameter("int8_mask", boolean, False, summary="accepted, as by mergekit, without effect"),
     )
-
-    def check(self, settings: Settings, n_models: int) -> None:
-        """All values go together."""
-
-    def roles(self, settings: Settings) -> Roles:
-        """Base and models."""
-        return Roles()
-
-    def statistics(self, settings: Settings, n_models: int, n_elements: int) -> tuple[Statistic, ...]:
-        """None are needed."""
-        return ()
-
-    def counters(self, n_models: int) -> tuple[str, ...]:
-        """Nothing is selected, so nothing is counted."""
-        return ()
 
     def apply(
         self,
@@ -50,6 +33,7 @@ class TaskArithmetic:
         results: Sequence[Any],
         settings: Settings,
         *,
+        place: Place,
         out: Buffer,
         counts: np.ndarray[Any, Any] | None,
         threads: int,

@@ -11,7 +11,7 @@ from sta_kernels import methods
 from sta_kernels.errors import InputError
 from sta_kernels.kernels import get_backend
 from sta_kernels.kernels.buffers import Buffer
-from sta_kernels.methods.base import Operands
+from sta_kernels.methods.base import Operands, Place
 
 VALUES = np.array([0.0, -0.0, 1.5, -3.25, 1e-40, 3e38, 0.1], np.float64)
 
@@ -24,6 +24,7 @@ def passed(values: np.ndarray[Any, Any], backend: str, out_dtype: Any = None, **
         Operands((Buffer.from_numpy(values),)),
         [],
         methods.resolve(method, 1, **parameters),
+        place=Place.alone(values.shape),
         out=Buffer.from_numpy(out),
         counts=None,
         threads=1,

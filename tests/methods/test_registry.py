@@ -53,6 +53,7 @@ def test_defaults() -> None:
         "measure": "lp",
         "normalise": "minmax",
         "ties": "drop",
+        "scope": "tensor",
         "lambda_": 1.0,
     }
     assert settings.per_model == {"weight": (1.0, 1.0, 1.0)}

@@ -10,10 +10,11 @@ import pytest
 from sta_kernels import methods
 from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.kernels.numpy_backend import NumpyBackend
-from sta_kernels.methods.base import Operands
+from sta_kernels.methods.base import Operands, Place
 from sta_kernels.methods.linear import divisor
 from sta_kernels.methods.run import Piece, merge_pieces
 from sta_kernels.methods.statistics import Mean, OrderStatistic, Range, Summary
+from sta_kernels.methods.subjects import Importance
 
 BACKEND = NumpyBackend()
 
@@ -38,7 +39,7 @@ def run(
     )
     out = np.full(len(models[0]), np.nan, np.float32)
     settings = methods.resolve(method, len(models), **parameters)
-    piece = Piece(operands, Buffer.from_numpy(out), tuple(summaries))
+    piece = Piece(operands, Buffer.from_numpy(out), summaries=tuple(summaries))
     (counts,) = merge_pieces(method, [piece], settings, backend=BACKEND, threads=1)
     return out.tolist(), counts.tolist()
 
@@ -125,12 +126,17 @@ def test_task_arithmetic(FX: Any) -> None:
 def test_the_statistics_that_each_method_declares() -> None:
     sta, forget = methods.get("sta"), methods.get("sta_forget")
     minmax = methods.resolve(sta, 2)
-    assert sta.statistics(minmax, 2, 10) == (Range(0, "lp"), Range(1, "lp"))
+    assert sta.statistics(minmax, 2, Place.alone((10,)), ()) == (Range(Importance(0, "lp")), Range(Importance(1, "lp")))
     mean = methods.resolve(sta, 2, normalise="mean", measure="lp_amp")
-    assert sta.statistics(mean, 2, 10) == (Mean(0, "lp_amp"), Mean(1, "lp_amp"))
-    assert forget.statistics(methods.resolve(forget, 1), 1, 6) == (OrderStatistic(0, "lp", 4),)
+    assert sta.statistics(mean, 2, Place.alone((10,)), ()) == (
+        Mean(Importance(0, "lp_amp")),
+        Mean(Importance(1, "lp_amp")),
+    )
+    assert forget.statistics(methods.resolve(forget, 1), 1, Place.alone((6,)), ()) == (
+        OrderStatistic(Importance(0, "lp"), 4),
+    )
     for name in ("linear", "task_arithmetic"):
-        assert methods.get(name).statistics(methods.resolve(methods.get(name), 2), 2, 10) == ()
+        assert methods.get(name).statistics(methods.resolve(methods.get(name), 2), 2, Place.alone((10,)), ()) == ()
 
 
 @pytest.mark.parametrize("name", methods.names())

@@ -15,6 +15,7 @@ from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
 from sta_kernels.kernels.numpy_backend import NumpyBackend
 from sta_kernels.kernels.reference import dtypes, statistics
 from sta_kernels.methods.statistics import Mean, OrderStatistic, Range
+from sta_kernels.methods.subjects import Importance
 
 BACKEND = NumpyBackend()
 pytestmark = pytest.mark.usefixtures("parts_of_one_leaf")
@@ -53,8 +54,12 @@ def test_statistics_streamed_over_tiles_equal_those_of_the_whole():
     values = np.random.default_rng(0).lognormal(0, 3, 20_000).astype(np.float32)
     values[::7] = values[0]
     results = []
-    for statistic in (Range(0, "lp"), Mean(0, "lp"), OrderStatistic(0, "lp", 14_000)):
-        accumulator = statistic.accumulator(values.size)
+    for statistic in (
+        Range(Importance(0, "lp")),
+        Mean(Importance(0, "lp")),
+        OrderStatistic(Importance(0, "lp"), 14_000),
+    ):
+        accumulator = statistic.accumulator(values.size, values.size)
         done = False
         while not done:
             for start in (8192, 0, 16384):

@@ -1,0 +1,121 @@
+"""Statistics over the tensors of a layer or of a whole model, taken before any of them is merged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sta_kernels.engine.jobs import Job, Plan
+from sta_kernels.engine.memory import Arena, Budget
+from sta_kernels.engine.runs import Range, Reading, Reduce, tile_units, tiles, wanted_by
+from sta_kernels.methods.accumulators import Accumulator
+from sta_kernels.methods.base import Method
+from sta_kernels.methods.groups import Group, group, shared_round
+from sta_kernels.methods.selection import Segment
+from sta_kernels.methods.statistics import Statistic
+
+Task = tuple[Reading, Range]
+
+
+class GroupRun:
+    """The rounds of one group, as an activity of the scheduler: pass by pass over all of its segments.
+
+    Args:
+        shared: the group, its members by their job's index in the plan.
+        jobs: of the plan.
+        method: of the plan.
+        budget: of the merge.
+        reduce: takes one tile into accumulators; returns the bytes it read.
+
+    Attributes:
+        results: of all rounds, once it has ended.
+    """
+
+    def __init__(self, shared: Group[int], jobs: Sequence[Job], method: Method, budget: Budget, reduce: Reduce) -> None:
+        self.members = tuple(shared.offsets)
+        self.results: list[Any] = []
+        self._shared = shared
+        self._jobs = [jobs[index] for index in self.members]
+        self._method = method
+        self._reduce = reduce
+        self._tile_bytes = min(budget.tile, budget.arena)
+        self._pending: dict[int, tuple[Statistic, Accumulator]] = {}
+        self._out = 0
+        self._tasks: Iterator[Task] = iter(())
+        self._next: Task | None = None
+        self.finished = self._start_round()
+
+    def _start_round(self) -> bool:
+        """Declare the next statistics; True where none are left."""
+        members = [(job.tensor, job.settings, job.place) for job in self._jobs if job.settings is not None]
+        n_models = len(self._jobs[0].of_role("model"))
+        declared = shared_round(self._method, members, n_models, self.results)
+        count = sum(job.size for job in self._jobs)
+        for statistic in declared:
+            self._pending[len(self.results)] = (statistic, statistic.accumulator(count, self._shared.extent))
+            self.results.append(None)
+        self._start_pass()
+        return not declared
+
+    def _start_pass(self) -> None:
+        self._tasks = self._all_tasks(tuple(self._pending.values()))
+        self._next = next(self._tasks, None)
+
+    def _all_tasks(self, pending: Sequence[tuple[Statistic, Accumulator]]) -> Iterator[Task]:
+        if not pending:
+            return
+        for index, job in zip(self.members, self._jobs, strict=True):
+            operands = job.reduced_by(statistic for statistic, _ in pending)
+            reading = Reading(job, operands, pending, self._shared.offsets[index])
+            ranges = wanted_by((accumulator for _, accumulator in pending), job.size)
+            for tile in tiles(ranges, tile_units(job, operands, 0, self._tile_bytes)):
+                yield reading, tile
+
+    def take(self) -> Task | None:
+        """The next tile of the pass."""
+        task = self._next
+        if task is not None:
+            self._next = next(self._tasks, None)
+            self._out += 1
+        return task
+
+    def perform(self, task: Task, arena: Arena) -> int:
+        """Take in a tile."""
+        reading, (start, stop) = task
+        return self._reduce(reading, start, stop, arena)
+
+    def settle(self, task: Task) -> bool:
+        """Go on to the next pass, or round, when the last tile of one is back."""
+        self._out -= 1
+        if self._next is not None or self._out:
+            return False
+        for i, (_, accumulator) in list(self._pending.items()):
+            if accumulator.end_of_pass():
+                self.results[i] = accumulator.result
+                del self._pending[i]
+        if self._pending:
+            self._start_pass()
+        else:
+            self.finished = self._start_round()
+        return self.finished
+
+
+def group_runs(plan: Plan, method: Method, reduce: Reduce) -> list[GroupRun]:
+    """The groups whose statistics a plan needs, none where every segment stands for itself."""
+    merged = {i: job for i, job in enumerate(plan.jobs) if job.action == "merge"}
+    scopes = {scope_of(job, method) for job in merged.values()} - {"segment"}
+    runs = []
+    for scope in sorted(scopes):
+        members = {
+            i: Segment(job.name, job.tensor, None, job.start, job.stop, job.place.shape)
+            for i, job in merged.items()
+            if scope_of(job, method) == scope
+        }
+        runs += [GroupRun(shared, plan.jobs, method, plan.budget, reduce) for shared in group(scope, members)]
+    return runs
+
+
+def scope_of(job: Job, method: Method) -> str:
+    """Scope of a job's first round; ``segment`` where it needs none."""
+    first: list[tuple[Statistic, Any]] = next(job.rounds(method), [])
+    return first[0][0].scope if first else "segment"

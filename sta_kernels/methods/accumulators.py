@@ -1,0 +1,239 @@
+"""Statistics on their way: they take in tiles in any order, from any thread, and may ask for further passes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from sta_kernels.kernels.backend import LEAF, Backend
+from sta_kernels.kernels.formula import FormulaSource, Source
+from sta_kernels.kernels.reference.environment import ieee_arithmetic
+
+ALL_TIES = (1 << 63) - 1
+"""A cut that no index reaches."""
+
+
+class Accumulator(Protocol):
+    """A statistic on its way; thread-safe."""
+
+    result: Any
+    """Valid once :meth:`end_of_pass` has returned True."""
+
+    @property
+    def wanted(self) -> tuple[int, int] | None:
+        """Elements that the next pass must show; None for all."""
+
+    def update(self, backend: Backend, source: Source, offset: int, *, threads: int) -> None:
+        """Take in a tile that starts at element ``offset`` of the segment, a multiple of 4,096."""
+
+    def end_of_pass(self) -> bool:
+        """All tiles were seen. True when the result is final; False asks for another pass over the segment."""
+
+
+def nothing(count: int) -> np.ndarray[Any, Any]:
+    """Ranges of nothing, to be folded into."""
+    return np.tile(np.array((np.inf, -np.inf), np.float32), (count, 1))
+
+
+class RangeAccumulator:
+    """Minimum and maximum."""
+
+    wanted = None
+
+    def __init__(self) -> None:
+        self._minmax = nothing(1)
+        self._lock = threading.Lock()
+        self.result: tuple[float, float] = (np.nan, np.nan)
+
+    @ieee_arithmetic()
+    def update(self, backend: Backend, source: Source, offset: int, *, threads: int) -> None:
+        """See :class:`Accumulator`."""
+        tile = nothing(1)
+        backend.ranges([source], tile, None, threads=threads)
+        self.add(*tile[0])
+
+    def add(self, low: np.float32, high: np.float32) -> None:
+        """Take in the range of a tile."""
+        with self._lock:
+            least, greatest = self._minmax[0]
+            # NaN sticks; between equal zeros the sign decides, as within a tile.
+            if np.isnan(low) or low < least or (low == least and np.signbit(low)):
+                self._minmax[0, 0] = low
+            if np.isnan(high) or high > greatest or (high == greatest and not np.signbit(high)):
+                self._minmax[0, 1] = high
+
+    @ieee_arithmetic()
+    def end_of_pass(self) -> bool:
+        """See :class:`Accumulator`."""
+        self.result = (float(self._minmax[0, 0]), float(self._minmax[0, 1]))
+        return True
+
+
+class SumAccumulator:
+    """Tier-B sum: leaf sums, folded once all are there.
+
+    Args:
+        extent: one more than the greatest offset of an element.
+        settle: the result from the sum and the number of elements.
+        n_elements: that are summed.
+    """
+
+    wanted = None
+
+    def __init__(self, extent: int, settle: Callable[[float, int], float], n_elements: int) -> None:
+        self._settle = settle
+        self._count = n_elements
+        self._leaves = np.zeros(-(-extent // LEAF), np.float64)
+        self._backend: Backend | None = None
+        self.result = settle(0.0, n_elements)
+
+    @ieee_arithmetic()
+    def update(self, backend: Backend, source: Source, offset: int, *, threads: int) -> None:
+        """See :class:`Accumulator`."""
+        first = offset // LEAF
+        leaves = self._leaves[first : first + -(-source.size // LEAF)]
+        backend.ranges([source], nothing(1), [leaves], threads=threads)
+        self._backend = backend
+
+    @ieee_arithmetic()
+    def end_of_pass(self) -> bool:
+        """See :class:`Accumulator`."""
+        if self._backend is not None:
+            self.result = self._settle(self._backend.fold(self._leaves), self._count)
+        return True
+
+
+_DIGITS = (11, 11, 10)
+
+
+class SelectAccumulator:
+    """The k-th smallest: a histogram of leading digits a pass."""
+
+    wanted = None
+
+    def __init__(self, k: int) -> None:
+        self._rank = k
+        self._prefix = 0
+        self._bits = 0
+        self._pass = 0
+        self._counts = np.zeros(1 << _DIGITS[0], np.uint64)
+        self._lock = threading.Lock()
+        self.result = float("nan")
+
+    def update(self, backend: Backend, source: Source, offset: int, *, threads: int) -> None:
+        """See :class:`Accumulator`."""
+        digit_bits = _DIGITS[self._pass]
+        counts = np.zeros(1 << digit_bits, np.uint64)
+        backend.histogram(
+            source, prefix=self._prefix, prefix_bits=self._bits, digit_bits=digit_bits, counts=counts, threads=threads
+        )
+        with self._lock:
+            self._counts += counts
+
+    @ieee_arithmetic()
+    def end_of_pass(self) -> bool:
+        """See :class:`Accumulator`."""
+        cumulative = np.cumsum(self._counts)
+        if self._rank > cumulative[-1]:
+            return True
+        digit = int(np.searchsorted(cumulative, self._rank, side="left"))
+        if digit:
+            self._rank -= int(cumulative[digit - 1])
+        digit_bits = _DIGITS[self._pass]
+        self._prefix = (self._prefix << digit_bits) | digit
+        self._bits += digit_bits
+        self._pass += 1
+        if self._pass < len(_DIGITS):
+            self._counts = np.zeros(1 << _DIGITS[self._pass], np.uint64)
+            return False
+        self.result = _key_to_float(self._prefix)
+        return True
+
+
+class CutAccumulator:
+    """Where the ties end that belong to the greatest: ties per leaf, then the one leaf in which they end.
+
+    Args:
+        value: what ties are equal to.
+        count: how many of the greatest, ties included, belong.
+        n_elements: of the segment.
+    """
+
+    def __init__(self, value: float, count: int, n_elements: int) -> None:
+        self._value = value
+        self._left = count
+        self._size = n_elements
+        self._equal = np.zeros(-(-n_elements // LEAF), np.uint32)
+        self._lock = threading.Lock()
+        self._leaf: int | None = None
+        self.result = ALL_TIES
+
+    @property
+    def wanted(self) -> tuple[int, int] | None:
+        """The leaf in which the ties end, once it is known."""
+        if self._leaf is None:
+            return None
+        return self._leaf * LEAF, min((self._leaf + 1) * LEAF, self._size)
+
+    def update(self, backend: Backend, source: Source, offset: int, *, threads: int) -> None:
+        """See :class:`Accumulator`."""
+        if self._leaf is None:
+            first = offset // LEAF
+            counts = self._equal[first : first + -(-source.size // LEAF)]
+            greater = backend.count_equal(source, self._value, counts=counts, threads=threads)
+            with self._lock:
+                self._left -= greater
+        else:
+            start = self._leaf * LEAF - offset
+            stop = min(start + LEAF, source.size)
+            if 0 <= start < stop:
+                self.result = _cut_within(backend, source, self._value, self._left, start, stop)
+
+    def end_of_pass(self) -> bool:
+        """See :class:`Accumulator`."""
+        if self._leaf is not None:
+            return True
+        found = _leaf_of_cut(self._equal, self._left)
+        if found is None:
+            self.result = ALL_TIES if self._left > 0 else 0
+            return True
+        self._leaf, self._left = found
+        return False
+
+
+def find_cut(backend: Backend, source: Source, value: float, count: int, *, threads: int) -> int:
+    """The cut of :class:`CutAccumulator` over a segment that is in memory."""
+    equal = np.zeros(-(-source.size // LEAF), np.uint32)
+    left = count - backend.count_equal(source, value, counts=equal, threads=threads)
+    found = _leaf_of_cut(equal, left)
+    if found is None:
+        return ALL_TIES if left > 0 else 0
+    leaf, left = found
+    return _cut_within(backend, source, value, left, leaf * LEAF, min((leaf + 1) * LEAF, source.size))
+
+
+def _leaf_of_cut(equal: np.ndarray[Any, Any], left: int) -> tuple[int, int] | None:
+    """The leaf that holds the last tie that belongs, and how many of that leaf's do; None for all ties or none."""
+    cumulative = np.cumsum(equal, dtype=np.int64)
+    if left <= 0 or not len(cumulative) or left >= cumulative[-1]:
+        return None
+    leaf = int(np.searchsorted(cumulative, left, side="left"))
+    return leaf, left - (int(cumulative[leaf - 1]) if leaf else 0)
+
+
+def _cut_within(backend: Backend, source: Source, value: float, left: int, start: int, stop: int) -> int:
+    values = backend.values(source, start, stop)
+    last = int(np.flatnonzero(values == np.float32(value))[left - 1])
+    offset = source.offset if isinstance(source, FormulaSource) else 0
+    return offset + start + last + 1
+
+
+def _key_to_float(key: int) -> float:
+    """Inverse of the order-preserving key: float32 from its 32-bit rank."""
+    if key == 0xFFFFFFFF:
+        return float("nan")
+    bits = key ^ 0x80000000 if key & 0x80000000 else key ^ 0xFFFFFFFF
+    return float(np.array([bits], np.uint32).view(np.float32)[0])

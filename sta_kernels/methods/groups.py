@@ -1,0 +1,100 @@
+"""Statistics over several segments: the tensors of a layer, or all of a model.
+
+Segments of a group are laid out one after the other, in the order of their names, each from a multiple of a leaf: so
+that a sum is taken in one fixed order, wherever the segments come from and in whatever order they are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sta_kernels.errors import InputError
+from sta_kernels.kernels.backend import LEAF
+from sta_kernels.methods.base import Method, Place, Settings
+from sta_kernels.methods.selection import Segment
+from sta_kernels.methods.statistics import Statistic
+
+_LAYER = re.compile(r"^(.*?\.)?\d+\.")
+_K = TypeVar("_K", bound=Hashable)
+
+
+def block_of(tensor: str) -> str:
+    """What stands before the layer's number and the number; the tensor's whole name outside any layer."""
+    match = _LAYER.match(tensor)
+    return match[0] if match else tensor
+
+
+def places(segments: Iterable[Segment]) -> dict[str, Place]:
+    """The place of each merged segment, by its name."""
+    segments = list(segments)
+    blocks: dict[str, int] = {}
+    for segment in segments:
+        block = block_of(segment.tensor)
+        blocks[block] = blocks.get(block, 0) + segment.stop - segment.start
+    total = sum(blocks.values())
+    return {
+        segment.name: Place(segment.tensor, segment.shape, blocks[block_of(segment.tensor)], total)
+        for segment in segments
+    }
+
+
+@dataclass(frozen=True)
+class Group(Generic[_K]):
+    """Segments that share statistics.
+
+    Attributes:
+        name: of the block, or empty for the model.
+        offsets: where each member starts, by the caller's key.
+        extent: where the last one ends.
+    """
+
+    name: str
+    offsets: Mapping[_K, int]
+    extent: int
+
+
+def group(scope: str, members: Mapping[_K, Segment]) -> list[Group[_K]]:
+    """Divide segments into groups of a scope, ``block`` or ``model``."""
+    named: dict[str, list[tuple[str, int, _K]]] = {}
+    for key, segment in members.items():
+        name = block_of(segment.tensor) if scope == "block" else ""
+        named.setdefault(name, []).append((segment.tensor, segment.start, key))
+    groups = []
+    for name, listed in named.items():
+        offsets, end = {}, 0
+        for _, _, key in sorted(listed, key=lambda member: member[:2]):
+            offsets[key] = end
+            size = members[key].stop - members[key].start
+            end += -(-size // LEAF) * LEAF
+        groups.append(Group(name, offsets, end))
+    return groups
+
+
+def shared_round(
+    method: Method,
+    members: Sequence[tuple[str, Settings, Place]],
+    n_models: int,
+    earlier: Sequence[Any],
+) -> tuple[Statistic, ...]:
+    """The next round over a group; () where the next one is of each segment by itself, or there is none.
+
+    Raises:
+        InputError: two members want different ones, since their parameters differ.
+    """
+    first: tuple[Statistic, ...] | None = None
+    for tensor, settings, place in members:
+        declared = method.statistics(settings, n_models, place, earlier)
+        if declared and declared[0].scope == "segment":
+            declared = ()
+        if first is None:
+            first = declared
+        elif declared != first:
+            scope = (declared or first)[0].scope
+            raise InputError(
+                f"{method.name}: {tensor}: with scope: {scope}, values that decide what is kept must be the same for "
+                f"all tensors of the {scope}"
+            )
+    return first or ()
