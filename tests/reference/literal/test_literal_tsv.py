@@ -31,6 +31,8 @@ def test_a_matrix_of_rank_one_is_restored():
     factors = tsv.tsv_c_compress_literal(np.zeros((2, 2)), TASKS[1], 0.5)
     assert [factor.shape for factor in factors] == [(2, 1), (1,), (1, 2)]
     np.testing.assert_allclose(tsv.tsv_c_decompress_literal(np.zeros((2, 2)), *factors), TASKS[1], rtol=1e-14)
+    half = tsv.tsv_c_decompress_literal(np.ones((2, 2)), *factors, 0.5)
+    np.testing.assert_allclose(half, 1 + TASKS[1] / 2, rtol=1e-14)
 
 
 @pytest.mark.parametrize("shape", [(9, 20), (20, 9)])
