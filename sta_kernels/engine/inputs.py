@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -87,21 +86,6 @@ class Inputs:
             tied = {alias: checkpoint.entries[first] for alias, first in checkpoint.aliases.items()}
             self._entries[index] = {**checkpoint.entries, **tied}
         return self._entries[index]
-
-    def without_foreign_aliases(self, index: int, names: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
-        """Entries, but for tied names outside ``names`` whose tensor is inside: a tied head that one file lists."""
-        checkpoint = self.checkpoints[index]
-        groups: dict[str, list[str]] = {}
-        for alias, first in checkpoint.aliases.items():
-            groups.setdefault(first, [first]).append(alias)
-        foreign = {
-            name
-            for group in groups.values()
-            if any(member in names for member in group)
-            for name in group
-            if name not in names
-        }
-        return {name: entry for name, entry in self.entries(index).items() if name not in foreign}
 
     def metadata(self, index: int) -> ImportanceMetadata | None:
         """What an importance file says of itself."""

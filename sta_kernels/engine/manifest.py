@@ -108,15 +108,23 @@ def read_manifest(folder: Path) -> Manifest | None:
     return Manifest(**record)
 
 
-def tensor_records(method: Method, counted: Iterable[tuple[Job, Iterable[int]]]) -> tuple[dict[str, Any], ...]:
-    """Per merged segment, what was counted: one list per counter of the models, one number for any other."""
+def tensor_records(
+    method: Method, counted: Iterable[tuple[Job, Iterable[int]]], n_all: int
+) -> tuple[dict[str, Any], ...]:
+    """Per merged segment, what was counted: one list per counter of the models, one number for any other.
+
+    Args:
+        method: of the plan.
+        counted: jobs, and what was counted in each.
+        n_all: models of the plan; those that take no part in a segment have counted nothing there.
+    """
     records = []
     for job, counts in counted:
         n_models = len(job.of_role("model"))
         record: dict[str, Any] = {"name": job.name, "tensor": job.tensor, "elements": job.size}
         for i, (name, count) in enumerate(zip(method.counters(n_models), counts, strict=True)):
             if i < n_models:
-                record.setdefault(name, []).append(int(count))
+                record.setdefault(name, [0] * n_all)[job.tasks[i]] += int(count)
             else:
                 record[name] = int(count)
         records.append(record)

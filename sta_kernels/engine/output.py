@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +15,7 @@ from sta_kernels.checkpoint.positioned import read_exact
 from sta_kernels.checkpoint.source import open_descriptor
 from sta_kernels.checkpoint.writer import temporary_name
 from sta_kernels.engine.blocks import BlockDigests
+from sta_kernels.engine.config_edit import Edits
 from sta_kernels.engine.jobs import Job, Plan
 from sta_kernels.engine.journal import Journal, Records
 from sta_kernels.engine.memory import PAGE, Arena
@@ -158,12 +158,11 @@ def write_small(folder: Path, name: str, content: bytes) -> FileRecord:
     return {"size": len(content), "digest": combine(digests).hex()}
 
 
-def copy_side_file(source: Path, folder: Path, dtype: str | None) -> FileRecord:
-    """Copy a file of the template; in ``config.json``, the dtype follows the weights."""
-    if source.name == "config.json" and dtype is not None:
-        changed = _config_of_dtype(source.read_bytes(), dtype)
-        if changed is not None:
-            return write_small(folder, source.name, changed)
+def copy_side_file(source: Path, folder: Path, edits: Edits) -> FileRecord:
+    """Copy a file of the template, with the changes that the plan asks for."""
+    changed = edits.content(source)
+    if changed is not None:
+        return write_small(folder, source.name, changed)
     target = folder / source.name
     descriptor = open_descriptor(source)
     try:
@@ -178,21 +177,6 @@ def copy_side_file(source: Path, folder: Path, dtype: str | None) -> FileRecord:
         os.close(descriptor)
     _, digest = hash_file(target)
     return {"size": target.stat().st_size, "digest": digest.hex()}
-
-
-_CONFIG_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
-
-
-def _config_of_dtype(content: bytes, dtype: str) -> bytes | None:
-    """A transformers configuration that names the dtype of its weights, with the new one; None where it names none."""
-    try:
-        config = json.loads(content)
-    except ValueError:
-        return None
-    keys = [key for key in ("dtype", "torch_dtype") if isinstance(config, dict) and key in config]
-    for key in keys:
-        config[key] = _CONFIG_DTYPES[dtype]
-    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode() if keys else None
 
 
 def remove_stale(folder: Path, keep: Iterable[str]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,26 +13,8 @@ from sta_kernels.errors import InputError
 from sta_kernels.methods import resolve
 from sta_kernels.methods.base import Method, Roles, Settings
 from sta_kernels.recipe import document
-from sta_kernels.recipe.values import Setting
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """One model of a recipe.
-
-    Attributes:
-        model: existing path: as written, or the snapshot folder of a hub id.
-        importance: path of its importance file or folder, or None.
-        parameters: its own values, by the parameter's Python name.
-        name: as the recipe names it.
-        where: source, line and key, for messages.
-    """
-
-    model: str
-    importance: str | None = None
-    parameters: Mapping[str, Setting] = field(default_factory=dict)
-    name: str = ""
-    where: str = ""
+from sta_kernels.recipe.models import ModelSpec, Slice
+from sta_kernels.recipe.values import Chain, Constant, Setting, chain
 
 
 @dataclass(frozen=True)
@@ -44,11 +26,14 @@ class Recipe:
         method_name: its name.
         base: existing path of the base model, or None.
         target: existing path of the model that forgetting subtracts from, or None for the base.
-        models: in the recipe's order; the base is not among them, unless the method averages it as a model.
-        parameters: values for all models, by the parameter's Python name.
+        models: in the recipe's order; the base is not among them, unless the method averages it as a model. With
+            slices, each model that one of them names, once.
+        slices: layers of the result, bottom up; none where whole models are merged.
+        parameters: values for all models, by the parameter's Python name; a module's own go before the recipe's.
         exclude: globs of tensors that are copied from the base.
         split: glob to number of equal parts along the first dimension that are treated as tensors of their own.
         dtype: safetensors code of what is written (``out_dtype``, else ``dtype``), or None for the base's own.
+        chat_template: Jinja text that takes the place of the base's, or None.
         notes: what the reader of a plan should know: keys that are accepted without effect, and the like.
         text: the YAML.
         path: where it was read, or None.
@@ -66,7 +51,9 @@ class Recipe:
     notes: tuple[str, ...]
     text: str
     path: Path | None
-    _resolved: dict[tuple[Any, ...], Settings] = field(default_factory=dict, repr=False, compare=False)
+    slices: tuple[Slice, ...] = ()
+    chat_template: str | None = None
+    _resolved: dict[tuple[Any, ...], Settings] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recipe:
@@ -111,22 +98,61 @@ class Recipe:
         from sta_kernels.recipe.schema import read_fields
 
         recipe = cls(**read_fields(root), text=text, path=path)
-        try:
-            recipe._settings("", Fraction(0))
-        except InputError as error:
-            raise InputError(f"{root.source}: {error}") from None
-        if recipe.roles.base and recipe.base is None:
-            root.fail(f"base_model is missing; {recipe.method_name} merges differences from it")
-        if recipe.target is not None and not recipe.roles.target:
-            root.mapping()["target"].fail(f"{recipe.method_name} has no target; sta_forget has")
+        recipe._check(root)
         return recipe
+
+    def _check(self, root: document.Node) -> None:
+        """Values and roles, where no filter and no layer decides."""
+        parts = [(self.part(part), part.where) for part in self.slices] or [(self, root.source)]
+        for part, where in parts:
+            try:
+                roles = part.method.roles(part._settings("", Fraction(0)))
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from None
+            if roles.base and self.base is None:
+                root.fail(f"base_model is missing; {self.method_name} merges differences from it")
+            if roles.base and part.base is None:
+                raise InputError(f"{where}: the base is not among the sources; list it with its layers")
+            if self.target is not None and not roles.target:
+                root.mapping()["target"].fail(f"{self.method_name} has no target; sta_forget has")
+
+    def part(self, part: Slice) -> Recipe:
+        """One slice as a recipe of its own, of the layers that it takes: a source's values go before the slice's."""
+        models = (
+            replace(self.models[source.model], parameters=source.parameters, where=source.where)
+            for source in part.sources
+        )
+        return replace(
+            self,
+            models=tuple(models),
+            slices=(),
+            base=None if part.base_start is None else self.base,
+            parameters=chain(part.parameters, self.parameters),
+        )
+
+    def seeded(self, seed: int) -> Recipe:
+        """The same recipe with a seed for methods that draw at random; one that the recipe gives goes before it.
+
+        Args:
+            seed: whole number, zero or more.
+        """
+        if not any(parameter.name == "seed" for parameter in self.method.parameters):
+            return replace(self, notes=(*self.notes, f"--random-seed: no effect, {self.method_name} draws nothing"))
+        if "seed" in self.parameters:
+            return replace(self, notes=(*self.notes, "--random-seed: no effect, the recipe gives `seed`"))
+        note = f"seed {seed}, from --random-seed"
+        return replace(self, parameters={**self.parameters, "seed": Constant(seed)}, notes=(*self.notes, note))
 
     @property
     def roles(self) -> Roles:
         """Operands that the method reads where no filter and no layer decides."""
+        if self.slices:
+            return self.part(self.slices[0]).roles
         return self.method.roles(self._settings("", Fraction(0)))
 
-    def settings(self, tensor_name: str, depth: float | Fraction = 0) -> Settings:
+    def settings(
+        self, tensor_name: str, depth: float | Fraction = 0, input_names: Sequence[str] | None = None
+    ) -> Settings:
         """Values of all parameters at one tensor.
 
         A model's own value goes before the recipe's global one, and that before the method's default; a value whose
@@ -135,12 +161,14 @@ class Recipe:
         Args:
             tensor_name: as it stands in the output.
             depth: of its layer, in [0, 1] (:func:`sta_kernels.recipe.relative_depths`).
+            input_names: of the tensor in each model, which filters of a model's values are held against; None where it
+                has the same name everywhere.
 
         Raises:
             InputError: values that do not go together, or a model without the importance file that they need.
         """
         try:
-            settings = self._settings(tensor_name, Fraction(depth))
+            settings = self._settings(tensor_name, Fraction(depth), input_names)
         except InputError as error:
             raise InputError(f"{tensor_name}: {error}") from None
         if self.method.roles(settings).importance:
@@ -152,16 +180,18 @@ class Recipe:
                     )
         return settings
 
-    def _settings(self, name: str, depth: Fraction) -> Settings:
+    def _settings(self, name: str, depth: Fraction, input_names: Sequence[str] | None = None) -> Settings:
+        names = input_names or [name] * len(self.models)
         values: dict[str, Any] = {}
         for parameter in self.method.parameters:
             shared = self.parameters.get(parameter.name)
-            value = None if shared is None else shared.at(name, depth)
             if parameter.per_model:
                 own = (spec.parameters.get(parameter.name) for spec in self.models)
-                found = (None if setting is None else setting.at(name, depth) for setting in own)
-                values[parameter.name] = tuple(value if item is None else item for item in found)
-            elif value is not None:
+                chains = (tuple(s for s in (setting, shared) if s is not None) for setting in own)
+                values[parameter.name] = tuple(
+                    Chain(settings).at(stored, depth) for settings, stored in zip(chains, names, strict=True)
+                )
+            elif shared is not None and (value := shared.at(name, depth)) is not None:
                 values[parameter.name] = value
         key = tuple(values.items())
         if key not in self._resolved:

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sta_kernels import methods
 from sta_kernels.errors import InputError
-from sta_kernels.methods.base import Method, Parameter, Roles, Settings
-from sta_kernels.methods.parameters import boolean, number
+from sta_kernels.methods.base import Method
 from sta_kernels.recipe.document import Node
-from sta_kernels.recipe.locate import locate_file, locate_model
-from sta_kernels.recipe.recipe import ModelSpec
-from sta_kernels.recipe.values import Setting, read_setting
+from sta_kernels.recipe.locate import locate_model
+from sta_kernels.recipe.models import ModelSpec, Slice
+from sta_kernels.recipe.parameters import default_roles, read_model, read_settings, same_model, unknown
+from sta_kernels.recipe.slices import read_slices
+from sta_kernels.recipe.values import Setting, chain
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
 
 _KEYS = (
-    "merge_method", "base_model", "target", "models", "parameters", "exclude", "split", "dtype", "out_dtype",
-    "tokenizer_source", "tokenizer",
+    "merge_method", "base_model", "target", "models", "slices", "modules", "parameters", "exclude", "split", "dtype",
+    "out_dtype", "tokenizer_source", "tokenizer", "chat_template",
 )  # fmt: skip
-_LATER = {
-    "slices": "layer slices are not supported yet; list whole `models`",
-    "modules": "modules are not supported yet; list whole `models`",
-    "chat_template": "chat templates are not supported yet; the base's tokenizer files are copied as they are",
-}
+_CONTENTS = ("models", "slices", "modules")
 _MERGEKIT_METHODS = frozenset(
     (
         "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della", "della_linear",
@@ -33,13 +29,6 @@ _MERGEKIT_METHODS = frozenset(
         "sce", "slerp", "task_arithmetic", "ties",
     )
 )  # fmt: skip
-_WITHOUT_EFFECT = {
-    "task_arithmetic": (
-        Parameter("density", number, 1.0, per_model=True),
-        Parameter("rescale", boolean, False),
-    )
-}
-"""mergekit takes these for a method whose rule never reads them; so do we, and say so."""
 
 
 def read_fields(root: Node) -> dict[str, Any]:
@@ -55,50 +44,102 @@ def read_fields(root: Node) -> dict[str, Any]:
         root.fail(f"a recipe is a mapping of keys to values, not {root.described}")
     keys = root.mapping()
     for key, node in keys.items():
-        if key in _LATER:
-            node.fail(_LATER[key])
         if key not in _KEYS:
-            _unknown(node, key, _KEYS)
+            unknown(node, key, _KEYS)
     _check_tokenizer(keys)
     method = _method(root, keys)
     base = _optional_model(keys, "base_model")
     notes: list[str] = []
-    parameters = keys["parameters"].mapping() if "parameters" in keys else {}
+    parameters = _parameters(keys, method, notes)
+    contents = _contents(root, keys)
+    if contents is not keys:
+        parameters = chain(_parameters(contents, method, notes), parameters)
+    models: tuple[ModelSpec, ...]
+    slices: tuple[Slice, ...] = ()
+    if "slices" in contents:
+        if keys.get("target") is not None:
+            keys["target"].fail("not supported with slices; take whole `models`")
+        models, slices = read_slices(contents["slices"], method, base, notes)
+    else:
+        models = _models(keys, contents["models"], method, base, notes)
     return {
         "method": method,
         "method_name": method.name,
         "base": base,
         "target": _optional_model(keys, "target"),
-        "models": _models(root, keys, method, base, notes),
-        "parameters": _settings(parameters, method, method.parameters, (), notes),
+        "models": models,
+        "slices": slices,
+        "parameters": parameters,
         "exclude": _exclude(keys.get("exclude")),
         "split": _split(keys.get("split")),
         "dtype": _dtype(keys),
+        "chat_template": _chat_template(keys.get("chat_template")),
         "notes": tuple(dict.fromkeys(notes)),
     }
 
 
-def _unknown(node: Node, key: str, known: Iterable[str]) -> None:
-    from difflib import get_close_matches
+def _parameters(keys: Mapping[str, Node], method: Method, notes: list[str]) -> dict[str, Setting]:
+    entries = keys["parameters"].mapping() if "parameters" in keys else {}
+    return read_settings(entries, method, method.parameters, (), notes)
 
-    close = get_close_matches(key, list(known), 1)
-    hint = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known) or 'none'}"
-    node.fail(f"not understood; {hint}")
+
+def _contents(root: Node, keys: Mapping[str, Node]) -> Mapping[str, Node]:
+    """The mapping that holds ``models`` or ``slices``: the recipe, or its one module."""
+    given = [key for key in _CONTENTS if key in keys]
+    if not given:
+        root.fail("models is missing; list the models to merge, or `slices` of them")
+    if len(given) > 1:
+        keys[given[1]].fail(f"a recipe has one of {', '.join(_CONTENTS)}; `{given[0]}` is there already")
+    if given != ["modules"]:
+        return keys
+    modules = keys["modules"].mapping()
+    if len(modules) != 1:
+        keys["modules"].fail(
+            f"{len(modules)} modules; only one is supported, since a module's layers are told by their names alone; "
+            "`models` merges all layers of all parts, and filters on names tell the parts apart"
+        )
+    (module,) = modules.values()
+    contents = module.mapping()
+    for key, node in contents.items():
+        if key not in ("models", "slices", "parameters"):
+            unknown(node, key, ("models", "slices", "parameters"))
+    if ("models" in contents) == ("slices" in contents):
+        module.fail("a module has either `models` or `slices`")
+    return contents
+
+
+_KEPT = "only the base's tokenizer can be kept (`base`)"
 
 
 def _check_tokenizer(keys: Mapping[str, Node]) -> None:
     source = keys.get("tokenizer_source")
     tokenizer = keys.get("tokenizer")
-    if tokenizer is not None:
-        for key, node in tokenizer.mapping().items():
-            if key != "source":
-                node.fail("not supported yet; the base's tokenizer files are copied as they are")
-        source = tokenizer.mapping().get("source")
-        if source is None:
-            tokenizer.fail("mergekit takes the union of the tokenizers here, which is not supported yet; "
-                           "say `source: base`")  # fmt: skip
-    if source is not None and source.value not in (None, "base"):
-        source.fail(f"only `base` is supported yet, not {source.described}")
+    if tokenizer is not None and tokenizer.value is not None:
+        if source is not None and source.value is not None:
+            tokenizer.fail("tokenizer_source is there already; give one of them")
+        fields = tokenizer.mapping()
+        for key, node in fields.items():
+            if key != "source" and node.value is not None:
+                node.fail(f"{_KEPT}: the rows of the embeddings are merged as they stand, none is added or moved")
+        if "source" not in fields:
+            tokenizer.fail(f"mergekit takes the union of the tokenizers here; {_KEPT}, so say `source: base`")
+        source = fields["source"]
+    if source is None or source.value in (None, "base"):
+        return
+    if source.value == "union":
+        source.fail(f"{_KEPT}: a union has other rows of the embeddings than the models; give all models one tokenizer")
+    source.fail(f"{_KEPT}, not {source.described}: the rows of the embeddings stay those of the base")
+
+
+def _chat_template(node: Node | None) -> str | None:
+    if node is None or node.value is None:
+        return None
+    if "{" not in node.text():
+        node.fail(
+            f"expected the template itself, as Jinja text, not {node.described}: templates by name and `auto` are not "
+            "supported; without the key, the base's is kept"
+        )
+    return node.text()
 
 
 def _method(root: Node, keys: Mapping[str, Node]) -> Method:
@@ -121,76 +162,23 @@ def _optional_model(keys: Mapping[str, Node], key: str) -> str | None:
 
 
 def _models(
-    root: Node, keys: Mapping[str, Node], method: Method, base: str | None, notes: list[str]
+    keys: Mapping[str, Node], listed: Node, method: Method, base: str | None, notes: list[str]
 ) -> tuple[ModelSpec, ...]:
-    if "models" not in keys:
-        root.fail("models is missing; list the models to merge")
-    specs = [_model(node, method, notes) for node in keys["models"].sequence()]
+    specs = [read_model(node, method, notes) for node in listed.sequence()]
     if base is None:
         return tuple(specs)
-    if _default_roles(method).base:
+    if default_roles(method).base:
         # As with mergekit, the base may stand among the models: its difference from itself is no task.
-        tasks = [spec for spec in specs if not _same(spec.model, base)]
+        tasks = [spec for spec in specs if not same_model(spec.model, base)]
         notes.extend(f"{s.where}: the base, not a task; its parameters change nothing"
                      for s in specs if s not in tasks and (s.parameters or s.importance))  # fmt: skip
         return tuple(tasks)
     everywhere = keys["parameters"].mapping() if "parameters" in keys else {}
-    if "weight" in everywhere and not any(_same(spec.model, base) for spec in specs):
+    if "weight" in everywhere and not any(same_model(spec.model, base) for spec in specs):
         node = keys["base_model"]
         specs.append(ModelSpec(base, name=node.text(), where=node.where))
         notes.append(f"{node.where}: averaged as one more model with the global weight, as mergekit does")
     return tuple(specs)
-
-
-def _model(node: Node, method: Method, notes: list[str]) -> ModelSpec:
-    fields = node.mapping()
-    for key, field in fields.items():
-        if key not in ("model", "parameters"):
-            _unknown(field, key, ("model", "parameters"))
-    if "model" not in fields:
-        node.fail("`model` is missing: a folder, a file, or a hub id in the local cache")
-    model = fields["model"]
-    entries = dict(fields["parameters"].mapping()) if "parameters" in fields else {}
-    also = ("importance",) if _default_roles(method).importance else ()
-    importance = entries.pop("importance", None) if also else None
-    accepted = [parameter for parameter in method.parameters if parameter.per_model]
-    return ModelSpec(
-        locate_model(model),
-        None if importance is None else locate_file(importance),
-        _settings(entries, method, accepted, also, notes),
-        model.text(),
-        model.where,
-    )
-
-
-def _settings(
-    entries: Mapping[str, Node], method: Method, accepted: Sequence[Parameter], also: tuple[str, ...], notes: list[str]
-) -> dict[str, Setting]:
-    """Read parameters; ``accepted`` are those that may stand here, ``also`` further keys for the hint."""
-    known = {parameter.key: parameter for parameter in accepted}
-    idle = {parameter.key: parameter for parameter in _WITHOUT_EFFECT.get(method.name, ())}
-    settings = {}
-    for key, node in entries.items():
-        if key in known:
-            settings[known[key].name] = read_setting(node, known[key].check)
-        elif key in idle:
-            read_setting(node, idle[key].check)
-            notes.append(f"{node.where}: without effect on {method.name}, here as in mergekit")
-        elif key in {parameter.key for parameter in method.parameters}:
-            node.fail(f"{key} is one value for all models: it belongs under the recipe's own `parameters`")
-        elif key == "importance" and _default_roles(method).importance:
-            node.fail("each model has its own importance: it belongs under the model's `parameters`")
-        else:
-            _unknown(node, key, (*known, *also))
-    return settings
-
-
-def _default_roles(method: Method) -> Roles:
-    return method.roles(Settings({parameter.name: parameter.default for parameter in method.parameters}))
-
-
-def _same(model: str, other: str) -> bool:
-    return os.path.realpath(model) == os.path.realpath(other)
 
 
 def _exclude(node: Node | None) -> tuple[str, ...]:

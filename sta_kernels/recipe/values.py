@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Union
@@ -59,7 +59,35 @@ class Filtered:
         return None
 
 
-Setting = Union[Constant, Gradient, Filtered]  # noqa: UP007 - Filtered names it before it exists
+@dataclass(frozen=True)
+class Chain:
+    """The first of several settings that has a value, the most specific one first."""
+
+    settings: tuple[Setting, ...]
+
+    def at(self, name: str, depth: Fraction) -> Any:
+        """Its value; None where no setting has one."""
+        values = (setting.at(name, depth) for setting in self.settings)
+        return next((value for value in values if value is not None), None)
+
+
+Setting = Union[Constant, Gradient, Filtered, Chain]  # noqa: UP007 - Filtered names it before it exists
+
+
+def chain(*tables: Mapping[str, Setting]) -> dict[str, Setting]:
+    """One table of several, the most specific one first: a value whose filters do not match gives way to the next."""
+    keys = dict.fromkeys(key for table in tables for key in table)
+    found = {key: tuple(table[key] for table in tables if key in table) for key in keys}
+    return {key: settings[0] if len(settings) == 1 else Chain(settings) for key, settings in found.items()}
+
+
+def filters(setting: Setting) -> tuple[str, ...]:
+    """All parts of names that a setting asks for."""
+    if isinstance(setting, Chain):
+        return tuple(pattern for link in setting.settings for pattern in filters(link))
+    if isinstance(setting, Filtered):
+        return tuple(pattern for pattern, _ in setting.entries if pattern not in (None, "*"))
+    return ()
 
 
 def read_setting(node: Node, check: Check) -> Setting:

@@ -1,0 +1,120 @@
+"""What changes in the template's side files: the dtype and number of layers in ``config.json``, the chat template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sta_kernels.recipe import Recipe
+from sta_kernels.recipe.depth import layer_counts
+
+if TYPE_CHECKING:
+    from sta_kernels.engine.inputs import Inputs
+
+CONFIG = "config.json"
+TEMPLATE_FILE = "chat_template.jinja"
+_TEMPLATE_KEY = "chat_template"
+_WITH_TEMPLATE = ("tokenizer_config.json", "chat_template.json")
+_TOKENIZER = frozenset(
+    (
+        *_WITH_TEMPLATE, TEMPLATE_FILE, "tokenizer.json", "tokenizer.model", "special_tokens_map.json", "merges.txt",
+        "added_tokens.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json",
+    )
+)  # fmt: skip
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+_DTYPE_KEYS = ("dtype", "torch_dtype")
+_LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth", "encoder_layers", "decoder_layers",
+               "num_decoder_layers", "num_encoder_layers", "n_blocks", "num_blocks")  # fmt: skip
+_LISTS_OF_LAYERS = ("layer_types", "layers_block_type", "mlp_layer_types", "no_rope_layers", "layer_norm_types")
+
+
+@dataclass(frozen=True)
+class Edits:
+    """Changes of side files; part of a plan and of its identity.
+
+    Attributes:
+        dtype: safetensors code that ``config.json`` names from now on, or None to leave it.
+        layers: per layer of the result, the template's layer that stands for it in ``config.json``; none where whole
+            models are merged.
+        had: layers of the template, by its tensors' names.
+        chat_template: Jinja text, or None to leave the template's own.
+        tokenizer: whether tokenizer files are copied.
+        card: whether a model card is written.
+    """
+
+    dtype: str | None = None
+    layers: tuple[int, ...] = ()
+    had: int = 0
+    chat_template: str | None = None
+    tokenizer: bool = True
+    card: bool = True
+
+    @classmethod
+    def of(cls, recipe: Recipe, inputs: Inputs, *, tokenizer: bool, card: bool) -> Edits:
+        """What a recipe asks for."""
+        starts = ((s.sources[0].start if s.base_start is None else s.base_start, s.layers) for s in recipe.slices)
+        layers = tuple(start + i for start, count in starts for i in range(count))
+        had = max(layer_counts(inputs.entries(inputs.template)).values()) if layers else 0
+        return cls(recipe.dtype, layers, had, recipe.chat_template, tokenizer, card)
+
+    def keeps(self, file: Path) -> bool:
+        """Whether a side file is in the result."""
+        return self.tokenizer or file.name not in _TOKENIZER
+
+    def content(self, file: Path) -> bytes | None:
+        """New content of a side file; None where its bytes stay."""
+        if file.name == CONFIG:
+            return self._config(file)
+        if self.chat_template is not None and file.name == TEMPLATE_FILE:
+            return self.chat_template.encode()
+        if self.chat_template is not None and file.name in _WITH_TEMPLATE:
+            known = _read(file)
+            return None if known is None else _written({**known, _TEMPLATE_KEY: self.chat_template})
+        return None
+
+    def _config(self, file: Path) -> bytes | None:
+        config = _read(file)
+        if config is None:
+            return None
+        before = json.dumps(config)
+        if self.dtype is not None:
+            config.update({key: _DTYPES[self.dtype] for key in _DTYPE_KEYS if key in config})
+        for part, key in _of_layers(config, self.had) if self.layers else ():
+            part[key] = len(self.layers) if isinstance(part[key], int) else [part[key][i] for i in self.layers]
+        return _written(config) if json.dumps(config) != before else None
+
+    def notes(self, files: list[Path]) -> Iterator[str]:
+        """What cannot be set, by the template's side files."""
+        by_name = {file.name: file for file in files}
+        config = _read(by_name[CONFIG]) if self.layers and CONFIG in by_name else None
+        if config is not None and not any(isinstance(part[key], int) for part, key in _of_layers(config, self.had)):
+            yield (
+                f"{by_name[CONFIG]}: no key holds its number of layers, {self.had}; set it to {len(self.layers)} in "
+                "the result"
+            )
+        if self.chat_template is not None and "tokenizer_config.json" not in by_name:
+            yield "chat_template: written, but there is no tokenizer_config.json beside it"
+
+
+def _of_layers(config: dict[str, Any], had: int) -> Iterator[tuple[dict[str, Any], str]]:
+    """Keys that hold the number of layers, or a list of one value per layer; of nested configurations as well."""
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key, value in list(part.items()):
+            number = key in _LAYER_KEYS and type(value) is int and value == had
+            if number or (key in _LISTS_OF_LAYERS and isinstance(value, list) and len(value) == had):
+                yield part, key
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _written(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,86 @@
+"""Parameters as they stand in a recipe: of all models, of one, or of what lies between."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NoReturn
+
+from sta_kernels.methods.base import Method, Parameter, Roles, Settings
+from sta_kernels.methods.parameters import boolean, number
+from sta_kernels.recipe.document import Node
+from sta_kernels.recipe.locate import locate_file, locate_model
+from sta_kernels.recipe.models import ModelSpec
+from sta_kernels.recipe.values import Setting, read_setting
+
+_WITHOUT_EFFECT = {
+    "task_arithmetic": (
+        Parameter("density", number, 1.0, per_model=True),
+        Parameter("rescale", boolean, False),
+    )
+}
+"""mergekit takes these for a method whose rule never reads them; so do we, and say so."""
+
+
+def unknown(node: Node, key: str, known: Iterable[str]) -> NoReturn:
+    """Refuse a key, with the known one that is closest."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(key, list(known), 1)
+    hint = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known) or 'none'}"
+    node.fail(f"not understood; {hint}")
+
+
+def read_model(node: Node, method: Method, notes: list[str], also: tuple[str, ...] = ()) -> ModelSpec:
+    """Read an entry of ``models`` or of a slice's ``sources``; the latter has further keys, which the caller reads."""
+    fields = node.mapping()
+    known = ("model", "parameters", *also)
+    for key, field in fields.items():
+        if key not in known:
+            unknown(field, key, known)
+    if "model" not in fields:
+        node.fail("`model` is missing: a folder, a file, or a hub id in the local cache")
+    model = fields["model"]
+    entries = dict(fields["parameters"].mapping()) if "parameters" in fields else {}
+    further = ("importance",) if default_roles(method).importance else ()
+    importance = entries.pop("importance", None) if further else None
+    accepted = [parameter for parameter in method.parameters if parameter.per_model]
+    return ModelSpec(
+        locate_model(model),
+        None if importance is None else locate_file(importance),
+        read_settings(entries, method, accepted, further, notes),
+        model.text(),
+        model.where,
+    )
+
+
+def read_settings(
+    entries: Mapping[str, Node], method: Method, accepted: Sequence[Parameter], also: tuple[str, ...], notes: list[str]
+) -> dict[str, Setting]:
+    """Read parameters; ``accepted`` are those that may stand here, ``also`` further keys for the hint."""
+    known = {parameter.key: parameter for parameter in accepted}
+    idle = {parameter.key: parameter for parameter in _WITHOUT_EFFECT.get(method.name, ())}
+    settings = {}
+    for key, node in entries.items():
+        if key in known:
+            settings[known[key].name] = read_setting(node, known[key].check)
+        elif key in idle:
+            read_setting(node, idle[key].check)
+            notes.append(f"{node.where}: without effect on {method.name}, here as in mergekit")
+        elif key in {parameter.key for parameter in method.parameters}:
+            node.fail(f"{key} is one value for all models: it belongs under the recipe's own `parameters`")
+        elif key == "importance" and default_roles(method).importance:
+            node.fail("each model has its own importance: it belongs under the model's `parameters`")
+        else:
+            unknown(node, key, (*known, *also))
+    return settings
+
+
+def default_roles(method: Method) -> Roles:
+    """What a method reads where nothing else is asked of it."""
+    return method.roles(Settings({parameter.name: parameter.default for parameter in method.parameters}))
+
+
+def same_model(model: str, other: str) -> bool:
+    """Whether two paths lead to one place."""
+    return os.path.realpath(model) == os.path.realpath(other)
