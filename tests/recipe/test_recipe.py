@@ -184,7 +184,9 @@ def test_what_is_written(lines: str, code: str | None):
     assert Recipe.parse(LINEAR.format(base="", end=lines + "\n")).dtype == code
 
 
-@pytest.mark.parametrize("line", ["tokenizer_source: base", "tokenizer: {source: base}", "tokenizer_source:"])
+@pytest.mark.parametrize(
+    "line", ["tokenizer_source: base", "tokenizer: {source: base}", "tokenizer_source:", "tokenizer:", "chat_template:"]
+)
 def test_the_bases_tokenizer_may_be_named(line: str):
     Recipe.parse(LINEAR.format(base="", end=line + "\n"))
 
@@ -204,11 +206,11 @@ def swap(old: str, new: str) -> Callable[[str], str]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (drop("merge_method"), "r.yaml: merge_method is missing; one of linear, sta,"),
+        (drop("merge_method"), "r.yaml: merge_method is missing; one of "),
         (drop("base_model"), "base_model is missing; sta merges differences"),
         (lambda text: text.split("models:")[0], "models is missing"),
         (swap("merge_method: sta", "merge_method: stab"), "r.yaml:1: merge_method: unknown method 'stab'; known: "),
-        (swap("merge_method: sta", "merge_method: dare_ties"), "dare_ties is a mergekit method that this version does"),
+        (swap("merge_method: sta", "merge_method: ramplus_tl"), "ramplus_tl is a mergekit method that this version"),
         (swap("merge_method: sta", "merge_method: [sta]"), "r.yaml:1: merge_method: expected a string, not a list"),
         (swap("exclude:", "exlude:"), "r.yaml:9: exlude: not understood; did you mean `exclude`?"),
         (swap("exclude:", "xyzzy:"), "r.yaml:9: xyzzy: not understood; known: merge_method,"),
@@ -225,12 +227,14 @@ def swap(old: str, new: str) -> Callable[[str], str]:
         (swap("model: a/", "model: a/d+x/y"), "r.yaml:4: models[0].model: 'a/d+x/y': LoRA adapters"),
         (swap("dtype: float32", "dtype: float8"), "r.yaml:11: dtype: 'float8' cannot be written; known: float32,"),
         (swap("dtype: float32", "target: a"), "r.yaml:11: target: sta has no target"),
-        (swap("dtype: float32", "chat_template: auto"), "r.yaml:11: chat_template: chat templates are not supported"),
-        (swap("dtype: float32", "slices: []"), "r.yaml:11: slices: layer slices are not supported"),
-        (swap("dtype: float32", "modules: {}"), "r.yaml:11: modules: modules are not supported"),
-        (swap("dtype: float32", "tokenizer_source: union"), "r.yaml:11: tokenizer_source: only `base`"),
+        (swap("dtype: float32", "chat_template: auto"), "r.yaml:11: chat_template: expected the template itself"),
+        (swap("dtype: float32", "slices: []"), "r.yaml:11: slices: a recipe has one of models, slices, modules"),
+        (swap("dtype: float32", "modules: {}"), "r.yaml:11: modules: a recipe has one of"),
+        (swap("dtype: float32", "tokenizer_source: union"), "r.yaml:11: tokenizer_source: only the base's tokenizer"),
+        (swap("dtype: float32", "tokenizer_source: a"), "r.yaml:11: tokenizer_source: only the base's tokenizer"),
         (swap("dtype: float32", "tokenizer: {}"), "r.yaml:11: tokenizer: mergekit takes the union"),
-        (swap("dtype: float32", "tokenizer: {source: base, tokens: {}}"), "r.yaml:11: tokenizer.tokens: not supported"),
+        (swap("dtype: float32", "tokenizer: {source: base, tokens: {}}"), "r.yaml:11: tokenizer.tokens: only the"),
+        (swap("dtype: float32", "tokenizer_source: base\ntokenizer: {source: base}"), "r.yaml:12: tokenizer: token"),
         (swap("_weight\": 3", "_weight\": 0"), "r.yaml:10: split.*.in_proj_weight: expected the number of equal parts"),
         (swap("_weight\": 3", "_weight\": true"), "expected the number of equal parts, not True"),
         (swap('["logit_scale"]', "{a: 1}"), "r.yaml:9: exclude: expected a list, not a mapping"),
