@@ -38,6 +38,11 @@ def nothing(count: int) -> np.ndarray[Any, Any]:
     return np.tile(np.array((np.inf, -np.inf), np.float32), (count, 1))
 
 
+def no_leaves(source: Source) -> np.ndarray[Any, Any]:
+    """Room for counts of each leaf."""
+    return np.zeros(-(-source.size // LEAF), np.uint32)
+
+
 class RangeAccumulator:
     """Minimum and maximum."""
 
@@ -153,6 +158,27 @@ class SelectAccumulator:
         return True
 
 
+class GreaterAccumulator:
+    """Count of what is greater than a value."""
+
+    wanted = None
+
+    def __init__(self, value: float) -> None:
+        self._value = value
+        self._lock = threading.Lock()
+        self.result = 0
+
+    def update(self, backend: Backend, source: Source, offset: int, *, threads: int) -> None:
+        """See :class:`Accumulator`."""
+        greater = backend.count_equal(source, self._value, counts=no_leaves(source), threads=threads)
+        with self._lock:
+            self.result += greater
+
+    def end_of_pass(self) -> bool:
+        """See :class:`Accumulator`."""
+        return True
+
+
 class CutAccumulator:
     """Where the ties end that belong to the greatest: ties per leaf, then the one leaf in which they end.
 
@@ -206,7 +232,7 @@ class CutAccumulator:
 
 def find_cut(backend: Backend, source: Source, value: float, count: int, *, threads: int) -> int:
     """The cut of :class:`CutAccumulator` over a segment that is in memory."""
-    equal = np.zeros(-(-source.size // LEAF), np.uint32)
+    equal = no_leaves(source)
     left = count - backend.count_equal(source, value, counts=equal, threads=threads)
     found = _leaf_of_cut(equal, left)
     if found is None:

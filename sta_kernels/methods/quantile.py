@@ -6,6 +6,11 @@ import functools
 from fractions import Fraction
 
 
+def exact(value: float) -> Fraction:
+    """A number as the decimal that was written, not as the nearest binary fraction."""
+    return Fraction(str(value))
+
+
 def check_quantile(p: float) -> float:
     """Return p, or raise ValueError where it lies outside [0, 1] (NaN included)."""
     if not 0.0 <= p <= 1.0:
@@ -34,4 +39,4 @@ def rank_of_quantile(p: float, n: int) -> int:
     check_quantile(p)
     if n < 1:
         raise ValueError(f"a quantile of {n} values is not defined")
-    return int(1 + (n - 1) * Fraction(str(p)))
+    return int(1 + (n - 1) * exact(p))

@@ -21,10 +21,12 @@ from sta_kernels.kernels.reference.environment import ieee_arithmetic
 from sta_kernels.methods.accumulators import (
     Accumulator,
     CutAccumulator,
+    GreaterAccumulator,
     RangeAccumulator,
     SelectAccumulator,
     SumAccumulator,
     find_cut,
+    no_leaves,
     nothing,
 )
 from sta_kernels.methods.subjects import Importance, Subject
@@ -155,6 +157,13 @@ class Sum(_Reduction):
 
 
 @dataclass(frozen=True)
+class Count(Sum):
+    """Sum of whole numbers, each below 2²⁴ in magnitude: exact in any order."""
+
+    tier: ClassVar[str] = "A"
+
+
+@dataclass(frozen=True)
 class Mean(Sum):
     """Tier-B sum in float64, divided by the count, rounded to float32; 0 of nothing."""
 
@@ -194,6 +203,29 @@ class OrderStatistic(_Reduction):
             for i, value in zip(ranked, found, strict=True):
                 results[i] = value
         return results
+
+
+@dataclass(frozen=True)
+class Greater(_Reduction):
+    """How many elements are greater than a value."""
+
+    value: float
+    unknown: ClassVar[Any] = 1
+
+    def accumulator(self, n_elements: int, extent: int) -> GreaterAccumulator:
+        """A fresh accumulator."""
+        return GreaterAccumulator(self.value)
+
+    @staticmethod
+    @ieee_arithmetic()
+    def of_segments(
+        statistics: Sequence[Greater], sources: Sequence[Source], backend: Backend, threads: int
+    ) -> list[int]:
+        """Count of each."""
+        return [
+            backend.count_equal(source, statistic.value, counts=no_leaves(source), threads=threads)
+            for statistic, source in zip(statistics, sources, strict=True)
+        ]
 
 
 @dataclass(frozen=True)

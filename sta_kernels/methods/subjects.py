@@ -53,6 +53,21 @@ class Importance:
 
 
 @dataclass(frozen=True)
+class SquaredImportance:
+    """The square of one task's importance, as stored."""
+
+    task: int
+
+    def source(self, operands: Operands) -> ImportanceSource:
+        """See :class:`Subject`."""
+        return ImportanceSource("amp", None, operands.importances[self.task])
+
+    def reads(self, of_role: OfRole[_T]) -> list[_T]:
+        """See :class:`Subject`."""
+        return [of_role("importance")[self.task]]
+
+
+@dataclass(frozen=True)
 class Field:
     """A formula over chosen models, their importances, and the base.
 

@@ -1,0 +1,83 @@
+"""Fisher-weighted averaging: each parameter from the models that are sure of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sta_kernels.kernels.backend import Backend
+from sta_kernels.kernels.buffers import Buffer
+from sta_kernels.kernels.formula import Formula, FormulaSource
+from sta_kernels.methods.base import Method, Operands, Parameter, Place, Roles, Settings
+from sta_kernels.methods.parameters import WEIGHT, boolean, choice, number
+from sta_kernels.methods.statistics import Mean, Statistic, Sum
+from sta_kernels.methods.subjects import Importance, SquaredImportance
+
+
+class Fisher(Method):
+    """``θ = Σ c_i·(F_i + ε_i)·θ_i / Σ c_i·(F_i + ε_i)`` (arXiv 2111.09832); the base is not read.
+
+    F_i is the diagonal of the Fisher information, given as the model's importance. With ``normalize``,
+    ``c_i = w_i/(‖F_i‖₂ + epsilon)``, the norm over the whole model, else ``c_i = w_i``. ε_i is ``epsilon`` times the
+    mean of F_i over the model, or ``epsilon`` itself (``absolute``, the official code), which can swamp small values of
+    F and turn the merge into plain averaging.
+    """
+
+    name = "fisher"
+    summary = "Fisher averaging: models weighed by their Fisher information, entry by entry"
+    parameters = (
+        WEIGHT,
+        Parameter("normalize", boolean, False, summary="divide each model's weight by the norm of its information"),
+        Parameter("epsilon", number, 1e-6, summary="added to the information"),
+        Parameter("epsilon_of", choice("mean", "absolute"), "mean", summary="what epsilon is a multiple of"),
+    )
+
+    def roles(self, settings: Settings) -> Roles:
+        """Models and their information."""
+        return Roles(base=False, importance=True)
+
+    def statistics(
+        self, settings: Settings, n_models: int, place: Place, earlier: Sequence[Any]
+    ) -> tuple[Statistic, ...]:
+        """Means and squared norms over the model, as far as they are needed."""
+        if earlier:
+            return ()
+        tasks = range(n_models)
+        means = [Mean(Importance(task, "lp"), scope="model") for task in tasks]
+        squares = [Sum(SquaredImportance(task), scope="model") for task in tasks]
+        shared = settings.shared
+        return (*(means if shared["epsilon_of"] == "mean" else ()), *(squares if shared["normalize"] else ()))
+
+    def apply(
+        self,
+        backend: Backend,
+        operands: Operands,
+        results: Sequence[Any],
+        settings: Settings,
+        *,
+        place: Place,
+        out: Buffer,
+        counts: np.ndarray[Any, Any] | None,
+        threads: int,
+    ) -> None:
+        """One weighted average per position."""
+        shared, weights = settings.shared, list(settings.per_model["weight"])
+        found = list(results)
+        epsilons = [shared["epsilon"]] * len(weights)
+        if shared["epsilon_of"] == "mean":
+            epsilons = [shared["epsilon"] * mean for mean in found[: len(weights)]]
+            del found[: len(weights)]
+        if shared["normalize"]:
+            weights = [w / (math.sqrt(square) + shared["epsilon"]) for w, square in zip(weights, found, strict=True)]
+            # Factors that all share change nothing, and small sums of squares would overflow float32.
+            largest = max(map(abs, weights)) or 1.0
+            weights = [weight / largest for weight in weights]
+        formula = Formula("fisher", (), (), tuple(zip(weights, epsilons, strict=True)))
+        source = FormulaSource(formula, operands.models, None, operands.importances, operands.offset)
+        backend.evaluate(source, out=out, threads=threads)
+
+
+METHODS = (Fisher(),)
