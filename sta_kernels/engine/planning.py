@@ -87,7 +87,12 @@ def make_plan(
         check_tile(job, budget)
     shared = sum(_statistics_bytes(job, method, ("block", "model")) for job in placed)
     alone = sum(_statistics_bytes(job, method, ("segment",)) for job in needing if job.memory(job.size) > budget.whole)
-    tiers = {statistic.tier for job in placed for round_ in job.rounds(method) for statistic, _ in round_}
+    declared = [statistic for job in placed for round_ in job.rounds(method) for statistic, _ in round_]
+    if recipe.slices and any(statistic.scope == "model" for statistic in declared):
+        raise InputError(
+            "slices: a statistic over the whole model needs the same models in all layers; say scope: tensor"
+        )
+    tiers = {statistic.tier for statistic in declared}
     edits = Edits.of(recipe, inputs, tokenizer=copy_tokenizer, card=write_model_card)
     side_files = [file for file in inputs.checkpoints[inputs.template].side_files() if edits.keeps(file)]
     return Plan(

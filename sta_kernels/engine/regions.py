@@ -174,6 +174,9 @@ class _Stacks:
                 f"dots in its tensors' names; stacks found: {listed}"
             )
         (self._stack,) = counts
+        # A head that is tied to the embedding goes with it, where one checkpoint names what is first and last.
+        first, last = (self._template(part) for part in (recipe.slices[0], recipe.slices[-1]))
+        self._tied = inputs.checkpoints[first].aliases if first == last else {}
 
     def regions(self) -> Iterator[Region]:
         slices = self._recipe.slices
@@ -184,13 +187,17 @@ class _Stacks:
             start += part.layers
         yield from self._outside(slices[-1], lambda name: not _is_first(name))
 
+    def _template(self, part: Slice) -> int:
+        """The input that a slice takes names and dtypes from."""
+        base = None if part.base_start is None else self._inputs.base
+        return self._inputs.models[part.sources[0].model] if base is None else base
+
     def _outside(self, part: Slice, wanted: Callable[[str], bool]) -> Iterator[Region]:
         """What stands before the first layer or after the last is merged as the slice there is, all at depth 0."""
 
         def names(index: int, start: int, where: str) -> dict[str, str]:
-            aliases = self._inputs.checkpoints[index].aliases
             outside = (name for name in self._inputs.entries(index) if not self._of_layer(name))
-            return {name: name for name in outside if wanted(aliases.get(name, name))}
+            return {name: name for name in outside if wanted(self._tied.get(name, name))}
 
         region = self._region(part, names)
         if region.entries(region.template):

@@ -152,13 +152,13 @@ VALUES = "    parameters: {weight: [{filter: layers"
         (swap(f"        {RANGE}\n", ""), f"r.yaml:6: {SECOND}: `layer_range` is missing"),
         (
             swap("weight: [{filter: attn", "lambda: 1, weight: [{filter: attn"),
-            f"{SECOND}.parameters.lambda: lambda is o",
+            f"{SECOND}.parameters.lambda: lambda is",
         ),
         (swap(VALUES, "    base_model: a\n" + VALUES), "r.yaml:10: slices[0].base_model: a base for one slice"),
         (swap(VALUES, VALUES.replace("parameters", "paramters")), "did you mean `parameters`?"),
         (
             swap("      - {model: base, layer_range: [0, 2]}\n", ""),
-            "r.yaml:4: slices[0]: the base is not among the sou",
+            "r.yaml:4: slices[0]: the base is not among the",
         ),
         (swap("model: b,", "model: base,"), "slices[0].sources[2]: the base stands among the sources already"),
         (swap("base_model: base\n", ""), "r.yaml: base_model is missing"),
