@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define STA_ABI_VERSION 2
+#define STA_ABI_VERSION 3
 #define STA_MAX_TASKS 256
 #define STA_MAX_DIMS 64
 #define STA_LEAF 4096 /* elements per leaf of a tier-B sum */
@@ -45,6 +45,20 @@ typedef struct {
   int64_t layout;
 } sta_operand;
 
+/* A formula over the operands at one position, and its parameters; what they mean is the formula's own. Addresses:
+ * operands: sta_operand [has_base + n_models + n_importances], base, models, importances; variant, integers: int64;
+ * shared: float; per_model: float [n_models][width]. n_importances: 0 or n_models. offset: of the first element in its
+ * tensor. */
+typedef struct {
+  int64_t kind; /* from sta_formula_kind */
+  int64_t n_models, has_base, n_importances, operands;
+  int64_t variant, n_variant;
+  int64_t shared, n_shared;
+  int64_t per_model, width;
+  int64_t integers, n_integers;
+  int64_t offset;
+} sta_formula;
+
 /* How to run; NULL means all defaults. tile: elements that one kernel step handles; streaming_bytes: outputs of at
  * least that size are written past the caches. 0: chosen here. */
 typedef struct {
@@ -57,6 +71,7 @@ typedef struct {
 STA_API int32_t sta_abi_version(void);
 STA_API const char* sta_build_info(void);
 STA_API int32_t sta_isa_available(int32_t isa);
+STA_API int32_t sta_formula_kind(const char* name); /* negative where there is none of that name */
 
 /* Eq. 13-17. importances: NULL for STA_AMP. normaliser: [n_tasks][2] (shift, divisor). k in 0..n_tasks.
  * weights: NULL means 1. counts: NULL, or [n_tasks + 1], added to. out may be base or one of the models. */
@@ -70,23 +85,42 @@ STA_API int32_t sta_weighted_sum(int64_t n, int32_t n_models, const sta_operand*
                                  const float* weights, float divisor, float lambda, const sta_operand* out,
                                  const sta_options* options);
 
-/* Range and leaf sums of many importances in one call. importances / thetas: as the measure needs, else NULL.
+/* The formula's value, rounded to out; of a merged task vector: base + value, and the base's own value, converted,
+ * where that is 0. out may be one of the operands. A formula with too few parameters, or outside their range, is
+ * invalid. */
+STA_API int32_t sta_evaluate(int64_t n, const sta_formula* formula, const sta_operand* out, const sta_options* options);
+
+/* The reductions below take an importance (importance / theta: as the measure needs, else NULL), or, where formula is
+ * not NULL, that field. */
+
+/* Range and leaf sums of many tensors in one call: [n_tensors] operands or formulas.
  * minmax: [n_tensors][2], folded into. leaves: NULL, or the leaf sums of all tensors, one tensor after the other. */
 STA_API int32_t sta_ranges(int32_t n_tensors, const int64_t* sizes, const sta_operand* importances,
-                           const sta_operand* thetas, int32_t measure, float* minmax, double* leaves,
-                           const sta_options* options);
+                           const sta_operand* thetas, int32_t measure, const sta_formula* formulas, float* minmax,
+                           double* leaves, const sta_options* options);
 
 /* Tier-B sum: adjacent pairs, level by level; an odd last one is carried up. Destroys its input. */
 STA_API double sta_fold(double* leaves, int64_t n);
 
 /* Adds to counts[2^digit_bits] the next digit of every 32-bit key that starts with prefix. */
 STA_API int32_t sta_histogram(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
-                              uint32_t prefix, int32_t prefix_bits, int32_t digit_bits, uint64_t* counts,
-                              const sta_options* options);
+                              const sta_formula* formula, uint32_t prefix, int32_t prefix_bits, int32_t digit_bits,
+                              uint64_t* counts, const sta_options* options);
 
-/* Exact k-th smallest, 1-based, of the float32 importances; exact != 0: of a float64 operand without narrowing. */
+/* Exact k-th smallest, 1-based, of the float32 values; exact != 0: of a float64 operand without narrowing. */
 STA_API int32_t sta_order_statistic(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
-                                    int64_t k, int32_t exact, double* result, const sta_options* options);
+                                    const sta_formula* formula, int64_t k, int32_t exact, double* result,
+                                    const sta_options* options);
+
+/* greater: how many values exceed value. equal: [number of leaves], set to how many equal it in each. */
+STA_API int32_t sta_count_equal(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
+                                const sta_formula* formula, float value, uint32_t* equal, int64_t* greater,
+                                const sta_options* options);
+
+/* Elements [begin, end), on one thread. */
+STA_API int32_t sta_values(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
+                           const sta_formula* formula, int64_t begin, int64_t end, float* values,
+                           const sta_options* options);
 
 /* Eq. 18-20 with the threshold known. counts: NULL, or [1], added to. */
 STA_API int32_t sta_forget(int64_t n, const sta_operand* target, const sta_operand* base, const sta_operand* finetuned,

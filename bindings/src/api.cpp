@@ -107,10 +107,10 @@ int32_t sta_weighted_sum(int64_t n, int32_t n_models, const sta_operand* base, c
 }
 
 int32_t sta_ranges(int32_t n_tensors, const int64_t* sizes, const sta_operand* importances, const sta_operand* thetas,
-                   int32_t measure, float* minmax, double* leaves, const sta_options* options) {
+                   int32_t measure, const sta_formula* formulas, float* minmax, double* leaves,
+                   const sta_options* options) {
   return guarded([&]() -> int32_t {
-    if (n_tensors < 0 || (n_tensors > 0 && (!sizes || !minmax || !has_sources(measure, importances, thetas))))
-      return STA_INVALID;
+    if (n_tensors < 0 || (n_tensors > 0 && (!sizes || !minmax))) return STA_INVALID;
     Run run;
     if (const int32_t status = run.set(options)) return status;
     // Chunks of all tensors form one list, so that many small tensors share the threads as one large tensor does.
@@ -120,18 +120,20 @@ int32_t sta_ranges(int32_t n_tensors, const int64_t* sizes, const sta_operand* i
       double* leaves;
     };
     std::vector<Item> items;
-    int64_t chunks = 0, largest = 0;
+    int64_t chunks = 0, largest = 0, operands = 0;
     for (int32_t i = 0; i < n_tensors; ++i) {
-      auto source = std::make_unique<OneSource>(sizes[i], importances ? importances + i : nullptr,
-                                                thetas ? thetas + i : nullptr, measure);
+      auto source =
+          std::make_unique<OneSource>(sizes[i], importances ? importances + i : nullptr, thetas ? thetas + i : nullptr,
+                                      measure, formulas ? formulas + i : nullptr, *run.kernels);
       if (!source->valid) return STA_INVALID;
+      operands = std::max(operands, operands_of(source->source));
       items.push_back({std::move(source), sizes[i], chunks, leaves});
       chunks += chunks_of(sizes[i]);
       largest = std::max(largest, sizes[i]);
       if (leaves) leaves += (sizes[i] + STA_LEAF - 1) / STA_LEAF;
     }
     std::mutex mutex;
-    return parallel(run, largest, 2, chunks, [&](int64_t chunk, int, float* scratch) {
+    return parallel(run, largest, operands, chunks, [&](int64_t chunk, int, float* scratch) {
       const auto after = std::upper_bound(items.begin(), items.end(), chunk,
                                           [](int64_t c, const Item& item) { return c < item.first_chunk; });
       const Item& item = *(after - 1);

@@ -67,11 +67,29 @@ inline bool has_sources(int32_t measure, const sta_operand* importance, const st
          (measure == STA_LP || theta);
 }
 
+// A formula's operands and parameters, as kernels take them.
+struct OneFormula {
+  Operands streams;
+  FormulaCall call{};
+  bool valid;
+  OneFormula(int64_t n, const sta_formula* formula, const KernelTable& kernels);
+};
+
+// What a statistic reduces. The source points into it.
 struct OneSource {
   Operands streams;
+  std::unique_ptr<OneFormula> formula;
   Source source{};
   bool valid;
-  OneSource(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure) : streams(n) {
+  OneSource(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
+            const sta_formula* given, const KernelTable& kernels)
+      : streams(n) {
+    if (given) {
+      formula = std::make_unique<OneFormula>(n, given, kernels);
+      source.formula = &formula->call;
+      valid = formula->valid;
+      return;
+    }
     streams.reserve(2);
     valid = n >= 0 && has_sources(measure, importance, theta);
     source.measure = measure;

@@ -28,11 +28,51 @@ struct Stream {
   int32_t itemsize;
 };
 
-// Importance of one task: stored values, or theta squared, or their product.
+// A formula's operands and parameters; there are as many as it needs.
+struct FormulaCall {
+  int kind;
+  int n_models;
+  const Stream* base;  // null without one
+  const Stream* models;
+  const Stream* importances;  // null without any
+  const int64_t* variant;
+  const float* shared;
+  const float* per_model;  // [n_models][width]
+  int64_t width;
+  const int64_t* integers;
+  int64_t offset;  // index of the first element in its tensor
+
+  const float* of_model(int j) const { return per_model + j * width; }
+};
+
+// What a statistic reduces: a formula where there is one, else the importance of one task, which is stored values, or
+// theta squared, or their product.
 struct Source {
   Stream importance;
   Stream theta;
   int32_t measure;
+  const FormulaCall* formula;
+};
+
+// Operands of one step of a formula as float32, in whole vectors.
+struct FormulaTile {
+  const float* base;  // zeros where there is none
+  const float* model[STA_MAX_TASKS];
+  const float* importance[STA_MAX_TASKS];
+  int64_t n;      // elements, the last vector's perhaps fewer than whole
+  int64_t index;  // of the first one in its tensor
+  float* work;    // a tile for each model, pitch apart
+  int64_t pitch;
+  float* value;  // where the result goes
+};
+
+// One formula. A call must have at least so many parameters, and pass accepts, if there is one.
+struct Formula {
+  const char* name;
+  bool delta;  // whether its value is a merged task vector, which a rule adds to the base
+  int variant, shared, width, integers, integers_per_model;
+  bool (*accepts)(const FormulaCall&);
+  void (*value)(const FormulaCall&, const FormulaTile&);
 };
 
 // Keys start <= key <= start + span, in bins of 2^shift.
@@ -80,6 +120,19 @@ struct FinishCall {
   int32_t measure;
 };
 
+struct EvaluateCall {
+  FormulaCall formula;
+  Stream out;
+  bool streaming;
+};
+
+// How many values exceed one, and how many equal it in each leaf.
+struct EqualCall {
+  Source source;
+  float value;
+  uint32_t* equal;
+};
+
 // Elements [begin, begin + n) of a strided stream, to or from contiguous memory.
 void gather(const Stream& stream, int64_t begin, int64_t n, char* packed);
 void scatter(const Stream& stream, int64_t begin, int64_t n, const char* packed);
@@ -87,12 +140,16 @@ void scatter(const Stream& stream, int64_t begin, int64_t n, const char* packed)
 // All functions handle elements [begin, end) of the call's operands. tile: elements per step, a multiple of 64.
 struct KernelTable {
   const char* name;
+  const Formula* formulas;
+  int n_formulas;
+  void (*evaluate)(const EvaluateCall&, int64_t begin, int64_t end, int64_t tile, float* scratch);
+  int64_t (*count_equal)(const EqualCall&, int64_t begin, int64_t end, int64_t tile, float* scratch);
   void (*merge)(const MergeCall&, int64_t begin, int64_t end, int64_t tile, float* scratch, int64_t* counts);
   void (*weighted_sum)(const SumCall&, int64_t begin, int64_t end, int64_t tile, float* scratch);
   void (*range)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, float* minmax, double* leaves);
   int64_t (*histogram)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, const Window&,
                        int64_t bins, uint32_t* tables);
-  void (*keys)(const Source&, int64_t begin, int64_t n, int64_t tile, float* scratch, uint32_t* out);
+  void (*values)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, float* out);
   void (*forget)(const ForgetCall&, int64_t begin, int64_t end, int64_t tile, float* scratch, int64_t* kept);
   void (*accumulate)(const Stream& total, const Stream& grad, int64_t begin, int64_t end, int64_t tile, float* scratch);
   void (*finish)(const FinishCall&, int64_t begin, int64_t end, int64_t tile, float* scratch, float* minmax,
@@ -110,9 +167,15 @@ constexpr int kTables = 4;  // interleaved histograms, so that equal neighbours 
 static constexpr int64_t tile_pitch(int64_t tile) { return tile + 48; }
 
 // Scratch tiles that a kernel over n operands may use: one per operand, its raw gather buffer (8 bytes per element at
-// most), and four of its own.
+// most), and six of its own.
 static constexpr int64_t scratch_floats(int64_t n_operands, int64_t tile) {
   return (n_operands + 8) * tile_pitch(tile);
+}
+
+// The same of a source, in operands. A formula works in a tile for each of its models besides.
+static inline int64_t operands_of(const Source& source) {
+  if (!source.formula) return 2;
+  return 1 + (source.formula->importances ? 3 : 2) * static_cast<int64_t>(source.formula->n_models);
 }
 
 #if defined(__x86_64__)

@@ -1,6 +1,7 @@
 // Exact selection: histograms of a window of keys that closes in on the k-th smallest.
 #include <atomic>
 #include <cstring>
+#include <iterator>
 #include <vector>
 
 #include "calls.h"
@@ -47,27 +48,46 @@ int32_t count_window(Run& run, int64_t n, const Source& source, const Window& wi
   int32_t status = STA_OK;
   for (int64_t from = 0; from < n && status == STA_OK; from += kRound) {
     const int64_t stop = std::min(n, from + kRound);
-    status = parallel(run, stop - from, 2, chunks_of(stop - from), [&](int64_t chunk, int slot, float* scratch) {
-      const int64_t begin = from + chunk * kChunk, end = std::min(stop, begin + kChunk);
-      lower += static_cast<uint64_t>(
-          run.kernels->histogram(source, begin, end, run.tile, scratch, window, bins, tables[slot]));
-    });
+    status = parallel(run, stop - from, operands_of(source), chunks_of(stop - from),
+                      [&](int64_t chunk, int slot, float* scratch) {
+                        const int64_t begin = from + chunk * kChunk, end = std::min(stop, begin + kChunk);
+                        lower += static_cast<uint64_t>(
+                            run.kernels->histogram(source, begin, end, run.tile, scratch, window, bins, tables[slot]));
+                      });
     tables.flush(counts);
   }
   *below += lower;
   return status;
 }
 
+uint32_t key_of_float(float value) {
+  if (value != value) return ~0u;
+  uint32_t u;
+  std::memcpy(&u, &value, 4);
+  return u & 0x80000000u ? ~u : u | 0x80000000u;
+}
+
+float float_of_key(uint32_t key) {
+  const uint32_t u = key & 0x80000000u ? key ^ 0x80000000u : ~key;
+  float value;
+  std::memcpy(&value, &u, 4);
+  return value;
+}
+
 constexpr int64_t kSampleTile = 64, kSampleTiles = 1024;
 
 // A window that very probably holds the k-th smallest, from a sample of short runs spread evenly.
 int32_t bracket(Run& run, int64_t n, const Source& source, int64_t k, Window* window) {
-  std::vector<uint32_t> sample(kSampleTile * kSampleTiles);
-  std::vector<float> scratch(static_cast<size_t>(scratch_floats(2, kSampleTile)) + 16);
+  std::vector<uint32_t> sample;
+  sample.reserve(kSampleTile * kSampleTiles);
+  std::vector<float> scratch(static_cast<size_t>(scratch_floats(operands_of(source), kSampleTile)) + 16);
   const IeeeMode mode;
-  for (int64_t i = 0; i < kSampleTiles; ++i)
-    run.kernels->keys(source, n / kSampleTiles * i, kSampleTile, kSampleTile, scratch.data(),
-                      sample.data() + i * kSampleTile);
+  for (int64_t i = 0; i < kSampleTiles; ++i) {
+    const int64_t begin = n / kSampleTiles * i;
+    float values[kSampleTile];
+    run.kernels->values(source, begin, begin + kSampleTile, kSampleTile, scratch.data(), values);
+    std::transform(values, values + kSampleTile, std::back_inserter(sample), key_of_float);
+  }
   // Six standard deviations of a rank among as many independent draws; neighbours may be alike, and then the bracket
   // fails.
   constexpr int64_t kDrawn = kSampleTile * kSampleTiles, kMargin = 6 * 128;
@@ -118,13 +138,6 @@ int32_t select_key(Run& run, int64_t n, const Source& source, int64_t k, uint32_
     }
     window = {start, (1u << window.shift) - 1, 0};
   }
-}
-
-float float_of_key(uint32_t key) {
-  const uint32_t u = key & 0x80000000u ? key ^ 0x80000000u : ~key;
-  float value;
-  std::memcpy(&value, &u, 4);
-  return value;
 }
 
 uint64_t key_of_double(double value) {
@@ -180,14 +193,14 @@ int32_t select_double(const Stream& stream, int64_t n, int64_t k, double* result
 extern "C" {
 
 int32_t sta_histogram(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
-                      uint32_t prefix, int32_t prefix_bits, int32_t digit_bits, uint64_t* counts,
-                      const sta_options* options) {
+                      const sta_formula* formula, uint32_t prefix, int32_t prefix_bits, int32_t digit_bits,
+                      uint64_t* counts, const sta_options* options) {
   return guarded([&]() -> int32_t {
-    const OneSource one(n, importance, theta, measure);
-    if (!one.valid || !counts || digit_bits < 1 || digit_bits > 16 || prefix_bits < 0 || prefix_bits + digit_bits > 32)
-      return STA_INVALID;
     Run run;
     if (const int32_t status = run.set(options)) return status;
+    const OneSource one(n, importance, theta, measure, formula, *run.kernels);
+    if (!one.valid || !counts || digit_bits < 1 || digit_bits > 16 || prefix_bits < 0 || prefix_bits + digit_bits > 32)
+      return STA_INVALID;
     const int free_bits = 32 - prefix_bits;
     const Window window{prefix_bits ? prefix << free_bits : 0, prefix_bits ? (1u << free_bits) - 1 : ~0u,
                         free_bits - digit_bits};
@@ -197,13 +210,14 @@ int32_t sta_histogram(int64_t n, const sta_operand* importance, const sta_operan
 }
 
 int32_t sta_order_statistic(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
-                            int64_t k, int32_t exact, double* result, const sta_options* options) {
+                            const sta_formula* formula, int64_t k, int32_t exact, double* result,
+                            const sta_options* options) {
   return guarded([&]() -> int32_t {
-    const OneSource one(n, importance, theta, measure);
-    if (!one.valid || !result || k < 1 || k > n) return STA_INVALID;
     Run run;
     if (const int32_t status = run.set(options)) return status;
-    if (exact && measure == STA_LP && one.source.importance.dtype == STA_F64)
+    const OneSource one(n, importance, theta, measure, formula, *run.kernels);
+    if (!one.valid || !result || k < 1 || k > n) return STA_INVALID;
+    if (exact && !formula && measure == STA_LP && one.source.importance.dtype == STA_F64)
       return select_double(one.source.importance, n, k, result);
     uint32_t key = 0;
     if (const int32_t status = select_key(run, n, one.source, k, &key)) return status;

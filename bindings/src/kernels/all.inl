@@ -12,7 +12,11 @@ namespace {
 
 #include "select_lanes.inl"
 #include "tile.inl"
+// Formulas, and sources made of them.
+#include "../formulas/all.inl"
+#include "source.inl"
 // One family a file, in the order of DESIGN's layers: statistics serve the families after them.
+#include "evaluate.inl"
 #include "order_statistic.inl"
 #include "sta_forget.inl"
 #include "sta_merge.inl"
@@ -23,7 +27,8 @@ namespace {
 
 }  // namespace
 
-const KernelTable STA_TABLE = {STA_ISA_LABEL, merge,      weighted_sum, range,           histogram,  keys,
-                               forget,        accumulate, finish,       first_nonfinite, stream_sum, stream_read};
+const KernelTable STA_TABLE = {STA_ISA_LABEL, kFormulas,       kFormulaCount, evaluate,   count_equal, merge,
+                               weighted_sum,  range,           histogram,     values,     forget,      accumulate,
+                               finish,        first_nonfinite, stream_sum,    stream_read};
 
 }  // namespace sta

@@ -12,15 +12,13 @@ STA_INLINE V::I unsigned_key(V::F a) {
 static int64_t histogram(const Source& source, int64_t begin, int64_t end, int64_t tile, float* scratch,
                          const Window& window, int64_t bins, uint32_t* tables) {
   Arena arena(scratch, tile);
-  float* raw = arena.take(2);
-  float *room = arena.take(), *other = arena.take();
   uint32_t* digits = reinterpret_cast<uint32_t*>(arena.take());
   const V::I start = V::iset(window.start), span = V::iset(window.span);
   const bool everything = window.span == ~0u;
   int64_t below = 0;
   for (int64_t at = begin; at < end; at += tile) {
     const int64_t n = end - at < tile ? end - at : tile;
-    const float* values = read_source(source, at, n, room, other, raw);
+    const float* values = read_source(source, at, n, arena);
     int64_t count = 0;
     if (everything) {
       for (int64_t i = 0; i < n; i += V::W) {
@@ -45,16 +43,4 @@ static int64_t histogram(const Source& source, int64_t begin, int64_t end, int64
     for (; i < count; ++i) ++tables[digits[i]];
   }
   return below;
-}
-
-// The keys of elements [begin, begin + n), n at most a tile.
-static void keys(const Source& source, int64_t begin, int64_t n, int64_t tile, float* scratch, uint32_t* out) {
-  Arena arena(scratch, tile);
-  float* raw = arena.take(2);
-  float *room = arena.take(), *other = arena.take();
-  float* padded = arena.take();
-  const float* values = read_source(source, begin, n, room, other, raw);
-  for (int64_t i = 0; i < n; i += V::W)
-    V::istore(reinterpret_cast<uint32_t*>(padded) + i, unsigned_key(V::load(values + i)));
-  memcpy(out, padded, static_cast<size_t>(n) * sizeof(uint32_t));
 }

@@ -82,16 +82,14 @@ struct LeafSum {
 // leaves: null, or where the sum of the leaf at begin goes; begin is a multiple of STA_LEAF then.
 static void range(const Source& source, int64_t begin, int64_t end, int64_t tile, float* scratch, float* minmax,
                   double* leaves) {
-  Arena arena(scratch, tile);
-  float* raw = arena.take(2);
-  float *room = arena.take(), *other = arena.take();
+  const Arena arena(scratch, tile);
   Range seen;
   for (int64_t leaf = begin; leaf < end; leaf += STA_LEAF) {
     const int64_t stop = end - leaf < STA_LEAF ? end : leaf + STA_LEAF;
     LeafSum sum;
     for (int64_t at = leaf; at < stop; at += tile) {
       const int64_t n = stop - at < tile ? stop - at : tile;
-      const float* values = read_source(source, at, n, room, other, raw);
+      const float* values = read_source(source, at, n, arena);
       seen.tile(values, n);
       if (leaves) sum.tile(values, n);
     }

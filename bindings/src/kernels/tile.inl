@@ -150,9 +150,3 @@ STA_INLINE const float* measured(int32_t measure, const float* importance, const
   }
   return tile;
 }
-
-static const float* read_source(const Source& source, int64_t begin, int64_t n, float* tile, float* other, float* raw) {
-  const float* importance = source.measure == STA_AMP ? nullptr : read_tile(source.importance, begin, n, tile, raw);
-  if (source.measure == STA_LP) return importance;
-  return measured(source.measure, importance, read_tile(source.theta, begin, n, other, raw), n, tile);
-}

@@ -63,6 +63,18 @@ struct V {
   STA_INLINE I sra31(I a) { return _mm256_srai_epi32(a, 31); }
   STA_INLINE I sll16(I a) { return _mm256_slli_epi32(a, 16); }
   STA_INLINE I srl(I a, int n) { return _mm256_srl_epi32(a, _mm_cvtsi32_si128(n)); }
+  STA_INLINE I sll23(I a) { return _mm256_slli_epi32(a, 23); }
+
+  // Lanes of 64 bits. The lanes of quads() count such pairs of words that unpack_low, then unpack_high, put in order.
+  STA_INLINE I set64(uint64_t a) { return _mm256_set1_epi64x(static_cast<int64_t>(a)); }
+  STA_INLINE I quads() { return _mm256_setr_epi64x(0, 2, 1, 3); }
+  STA_INLINE I add64(I a, I b) { return _mm256_add_epi64(a, b); }
+  STA_INLINE I srl32(I a) { return _mm256_srli_epi64(a, 32); }
+  STA_INLINE I mul_low(I a, I b) { return _mm256_mul_epu32(a, b); }  // low halves to 64 bits
+  STA_INLINE I join_low(I a, I b) { return _mm256_blend_epi32(a, _mm256_slli_epi64(b, 32), 0xaa); }  // low halves
+  STA_INLINE I unpack_low(I a, I b) { return _mm256_unpacklo_epi64(a, b); }
+  STA_INLINE I unpack_high(I a, I b) { return _mm256_unpackhi_epi64(a, b); }
+
   STA_INLINE I umin(I a, I b) { return _mm256_min_epu32(a, b); }
   STA_INLINE I umax(I a, I b) { return _mm256_max_epu32(a, b); }
   STA_INLINE I smin(I a, I b) { return _mm256_min_epi32(a, b); }

@@ -60,6 +60,18 @@ struct V {
   STA_INLINE I sra31(I a) { return _mm512_srai_epi32(a, 31); }
   STA_INLINE I sll16(I a) { return _mm512_slli_epi32(a, 16); }
   STA_INLINE I srl(I a, int n) { return _mm512_srl_epi32(a, _mm_cvtsi32_si128(n)); }
+  STA_INLINE I sll23(I a) { return _mm512_slli_epi32(a, 23); }
+
+  // Lanes of 64 bits. The lanes of quads() count such pairs of words that unpack_low, then unpack_high, put in order.
+  STA_INLINE I set64(uint64_t a) { return _mm512_set1_epi64(static_cast<int64_t>(a)); }
+  STA_INLINE I quads() { return _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7); }
+  STA_INLINE I add64(I a, I b) { return _mm512_add_epi64(a, b); }
+  STA_INLINE I srl32(I a) { return _mm512_srli_epi64(a, 32); }
+  STA_INLINE I mul_low(I a, I b) { return _mm512_mul_epu32(a, b); }  // low halves to 64 bits
+  STA_INLINE I join_low(I a, I b) { return _mm512_mask_shuffle_epi32(a, 0xaaaa, b, _MM_PERM_CCAA); }  // low halves
+  STA_INLINE I unpack_low(I a, I b) { return _mm512_unpacklo_epi64(a, b); }
+  STA_INLINE I unpack_high(I a, I b) { return _mm512_unpackhi_epi64(a, b); }
+
   STA_INLINE I umin(I a, I b) { return _mm512_min_epu32(a, b); }
   STA_INLINE I umax(I a, I b) { return _mm512_max_epu32(a, b); }
   STA_INLINE I smin(I a, I b) { return _mm512_min_epi32(a, b); }

@@ -4,6 +4,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #define STA_INLINE static inline __attribute__((always_inline))
 
 namespace {
@@ -11,6 +15,7 @@ namespace {
 typedef float F4 __attribute__((vector_size(16)));
 typedef int32_t S4 __attribute__((vector_size(16)));
 typedef uint32_t U4 __attribute__((vector_size(16)));
+typedef uint64_t U2 __attribute__((vector_size(16)));
 
 STA_INLINE float half_to_float(uint16_t h) {
 #if defined(__aarch64__)
@@ -117,6 +122,25 @@ struct V {
   STA_INLINE I sra31(I a) { return (I)((S4)a >> 31); }
   STA_INLINE I sll16(I a) { return a << 16; }
   STA_INLINE I srl(I a, int n) { return a >> static_cast<uint32_t>(n); }
+  STA_INLINE I sll23(I a) { return a << 23; }
+
+  // Lanes of 64 bits. The lanes of quads() count such pairs of words that unpack_low, then unpack_high, put in order.
+  STA_INLINE I set64(uint64_t a) { return (I)U2{a, a}; }
+  STA_INLINE I quads() { return (I)U2{0, 1}; }
+  STA_INLINE I add64(I a, I b) { return (I)((U2)a + (U2)b); }
+  STA_INLINE I srl32(I a) { return (I)((U2)a >> 32); }
+  // Low halves to 64 bits.
+  STA_INLINE I mul_low(I a, I b) {
+#if defined(__SSE2__)
+    return (I)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#else
+    return (I)(((U2)a & 0xffffffff) * ((U2)b & 0xffffffff));
+#endif
+  }
+  STA_INLINE I join_low(I a, I b) { return (I)(((U2)a & 0xffffffff) | ((U2)b << 32)); }  // low halves
+  STA_INLINE I unpack_low(I a, I b) { return (I)U2{((U2)a)[0], ((U2)b)[0]}; }
+  STA_INLINE I unpack_high(I a, I b) { return (I)U2{((U2)a)[1], ((U2)b)[1]}; }
+
   STA_INLINE I umin(I a, I b) { return a < b ? a : b; }
   STA_INLINE I umax(I a, I b) { return a > b ? a : b; }
   STA_INLINE I smin(I a, I b) { return (S4)a < (S4)b ? a : b; }
