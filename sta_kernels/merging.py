@@ -275,7 +275,8 @@ class _Merging:
                     is_done or accumulator.end_of_pass() for is_done, accumulator in zip(done, pending, strict=True)
                 ]
             for statistic, accumulator in zip(declared, pending, strict=True):
-                self._inputs.check_result(parts[0].tensor, statistic, accumulator.result)
+                if count:
+                    self._inputs.check_result(parts[0].tensor, statistic, accumulator.result)
                 results.append(accumulator.result)
         return tuple(results)
 

@@ -147,7 +147,9 @@ class SparseMethod(Method):
         """A formula of the family over some of the tasks, with their gates."""
         weights = [settings.per_model["weight"][task] for task in tasks]
         whole = divisor(weights, settings.shared["normalize"])
-        rows, integers = [], [settings.shared.get("seed", 0), xxhash.xxh32_intdigest(place.tensor.encode())]
+        rows, integers = [], [0, 0]
+        if self.gate == "random":  # of other gates, the formula is the same for all tensors
+            integers = [settings.shared["seed"], xxhash.xxh32_intdigest(place.tensor.encode())]
         for task, weight in zip(tasks, weights, strict=True):
             gate = gates[task]
             scale = 1.0 if scales is None else scales[task]

@@ -24,6 +24,9 @@ SHAPES = {
 }
 
 
+WITH_IMPORTANCE = frozenset(("sta", "sta_forget", "fisher", "tatr"))
+
+
 class Models:
     """A base, three fine-tuned models and their importances, in memory and under a folder."""
 
@@ -57,7 +60,7 @@ class Models:
         for i in range(models):
             path = str(self.folder / f"model{i}")
             entry: dict[str, Any] = {"model": path}
-            if method.startswith("sta"):
+            if method in WITH_IMPORTANCE:
                 entry["parameters"] = {"importance": f"{path}/importance.safetensors"}
             entries.append(entry)
         return {"merge_method": method, "base_model": str(self.folder / "base"), "models": entries, **keys}

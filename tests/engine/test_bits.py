@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sta_kernels as sk
+from sta_kernels import methods
 from sta_kernels.checkpoint import ImportanceMetadata
 from sta_kernels.engine import Manifest, Plan, merge_checkpoints
 from sta_kernels.methods.statistics import Summary
@@ -24,7 +25,24 @@ CASES: dict[str, dict[str, Any]] = {
     "sta_forget": {"parameters": {"p": 0.6}},
     "linear": {"parameters": {"weight": 0.3}},
     "task_arithmetic": {"parameters": {"weight": 0.3, "lambda": 0.4}, "exclude": ["embed.*"], "dtype": "float32"},
+    "sta_block": {"parameters": {"p": 0.5, "scope": "block"}},
+    "ties": {"parameters": {"density": 0.3, "weight": 0.5}, "split": {"*.in_proj_weight": 3}},
+    "ties_l1": {"parameters": {"density": 0.6, "rescale": True, "normalize": False}, "dtype": "float32"},
+    "ties_model": {"parameters": {"density": 0.2, "scope": "model"}},
+    "dare_linear": {"parameters": {"density": 0.4, "seed": 7, "weight": 0.3}, "split": {"*.in_proj_weight": 3}},
+    "dare_ties": {"parameters": {"density": 0.7, "rescale": "keep_rate", "normalize": True}},
+    "breadcrumbs": {"parameters": {"density": 0.8, "gamma": 0.05, "weight": 0.4}},
+    "breadcrumbs_ties": {"parameters": {"density": 0.5, "gamma": 0.3, "rescale": "l1"}},
+    "consensus": {"parameters": {"mask_lambda": 0.3, "lambda": 0.5}, "dtype": "float64"},
+    "tall_mask": {"parameters": {"task": 1}},
+    "pcb": {"parameters": {"ratio": 0.3}},
+    "fisher": {"parameters": {"normalize": True}},
+    "tatr": {"parameters": {"quantile": 0.9}},
+    "tatr_zero_shot": {"parameters": {"quantile": 0.8, "zero_shot": True}},
+    "sce": {"parameters": {"select_topk": 0.4}},
 }
+"""By a name that starts with the method's."""
+METHODS = sorted(methods.names(), key=len, reverse=True)
 OUT_DTYPES = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -37,7 +55,7 @@ def in_memory(models: Any, recipe: dict[str, Any]) -> dict[str, torch.Tensor]:
         models.base if "base_model" in recipe else None,
         models.models[:count],
         method=method,
-        importances=models.importances[:count] if method.startswith("sta") else None,
+        importances=models.importances[:count] if "parameters" in recipe["models"][0] else None,
         exclude=recipe.get("exclude", ()),
         split=recipe.get("split"),
         out_dtype=OUT_DTYPES.get(recipe.get("dtype", "")),
@@ -46,9 +64,9 @@ def in_memory(models: Any, recipe: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def recipe_of(models: Any, case: str) -> dict[str, Any]:
-    method = case if case in ("sta_forget", "linear", "task_arithmetic") else "sta"
+    method = next(name for name in METHODS if case.startswith(name))
     recipe = models.recipe(method, models=1 if method == "sta_forget" else 3, **CASES[case])
-    if method == "linear":
+    if method in ("linear", "fisher"):
         del recipe["base_model"]  # else it is averaged as one more model, as mergekit does
     return recipe
 
