@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+MERGEKIT_VENV ?= .venv-mergekit
 PYTEST_ARGS ?=
 WORKERS ?= 2
 BENCH_ARGS ?=
@@ -32,6 +33,10 @@ demo: $(VENV)/.with-demo ## fine-tune, merge and forget real image tasks; print 
 .PHONY: test
 test: $(VENV)/.with-test ## run the tests, in as many processes as WORKERS says
 	cd tests && $(PYTEST) --timeout 600 -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+.PHONY: test-mergekit
+test-mergekit: $(VENV)/.with-test $(MERGEKIT_VENV)/.with-mergekit ## run the same recipes with mergekit, and compare
+	cd tests && $(PYTEST) mergekit --mergekit-python $(abspath $(MERGEKIT_VENV))/bin/python --timeout 600 $(PYTEST_ARGS)
 
 .PHONY: test-gpu
 test-gpu: $(VENV)/.with-test ## run the tests that need a GPU; without one, exit code 2
@@ -72,8 +77,8 @@ readme: $(VENV)/.with-dev ## write the README's tables anew, from demo-out where
 	$(PYTHON_IN) -m scripts.readme_tables $(if $(wildcard demo-out/results.json),--demo demo-out)
 
 .PHONY: clean
-clean: ## remove the virtual environment and all that was built or cached
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache tests/.hypothesis benchmarks/.benchmarks
+clean: ## remove the virtual environments and all that was built or cached
+	rm -rf $(VENV) $(MERGEKIT_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache tests/.hypothesis benchmarks/.benchmarks
 	find sta_kernels tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- The virtual environment. Each step leaves a stamp, so that it is done again only when what it depends on changes.
@@ -94,4 +99,13 @@ $(VENV)/.wheel: $(SOURCES) | $(VENV)/.made
 $(VENV)/.with-%: $(VENV)/.wheel
 	$(PYTHON_IN) -m pip install --force-reinstall --no-deps $(VENV)/wheels/*.whl
 	$(PYTHON_IN) -m pip install "$$(echo $(VENV)/wheels/*.whl)[$*]"
+	@touch $@
+
+# mergekit has an environment of its own, so that what it asks for changes nothing here. Packages that it does not bring,
+# torch above all, are looked for in the first environment: gigabytes less to fetch.
+$(MERGEKIT_VENV)/.with-mergekit: | $(VENV)/.with-test
+	$(PYTHON_IN) -m venv $(MERGEKIT_VENV)
+	$(PYTHON_IN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(MERGEKIT_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first_environment.pth"
+	$(MERGEKIT_VENV)/bin/python -m pip install mergekit==0.1.5
 	@touch $@
