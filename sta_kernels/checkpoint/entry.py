@@ -52,6 +52,8 @@ class TensorEntry:
         nbytes: bytes of the tensor, C order.
         file: that holds it.
         offset: of its first byte in ``file``; None where the file has no flat layout (``.pt``).
+        natural: dtype in which the tensor is written where nothing else is asked for; None for its own. A tensor that
+            is computed while it is read has more digits than the checkpoint it stands in.
     """
 
     name: str
@@ -60,6 +62,7 @@ class TensorEntry:
     nbytes: int
     file: Path
     offset: int | None = None
+    natural: str | None = None
 
     @property
     def kernel_dtype(self) -> DType | None:

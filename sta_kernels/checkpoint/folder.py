@@ -63,7 +63,7 @@ def find_weights(folder: Path, stem: str) -> Path:
             listed = ", ".join(found[:8])
             raise InputError(f"{folder}: several files could be the {stem}: {listed}; name one of them")
     if "adapter_config.json" in names and stem == "model":
-        raise InputError(f"{folder}: a LoRA adapter; merge it into its base first (not supported in this version)")
+        raise InputError(f"{folder}: a LoRA adapter; name it behind its model, as MODEL+{folder.name}")
     raise InputError(f"{folder}: holds no {stem}.safetensors, no {stem}.safetensors{INDEX_SUFFIX} and no PyTorch file")
 
 

@@ -123,7 +123,8 @@ def open_checkpoint(path: str | Path, *, stem: str = "model") -> Checkpoint:
 
     Args:
         path: a folder (``model.safetensors``, its index of shards, any single ``.safetensors``, ``pytorch_model.bin``
-            or its index, a single ``.pt``), or one such file or index.
+            or its index, a single ``.pt``), or one such file or index. ``MODEL+ADAPTER`` is a model with a folder that
+            holds a LoRA adapter for it.
         stem: what is looked for in a folder: ``model``, or ``importance``.
 
     Raises:
@@ -131,6 +132,12 @@ def open_checkpoint(path: str | Path, *, stem: str = "model") -> Checkpoint:
             describe its shards. Names the file.
         RunError: the device failed.
     """
+    if "+" in str(path):
+        from sta_kernels.checkpoint.adapter import open_adapted, split_reference  # which builds on this module
+
+        parts = split_reference(path)
+        if parts is not None:
+            return open_adapted(Path(path), *parts)
     path = Path(path)
     folder = path if path.is_dir() else None
     file = find_weights(path, stem) if folder is not None else path

@@ -79,7 +79,7 @@ def make_plan(
     method = recipe.method
     needing = [job for job in placed if job.streamed(method)]
     segment_bytes = (job.memory(job.size) for job in needing)
-    wholes = [job for job in placed if method.whole and job.action == "merge"]
+    wholes = [job for job in placed if job.whole(method)]
     most = max((job.memory(job.size) for job in wholes), default=0)
     working = max((method.workspace(job.place, len(job.of_role("model"))) for job in wholes), default=0)
     budget = Budget.plan(max_memory, threads, placement.kind, segment_bytes, placement.free, most, working)
@@ -89,9 +89,7 @@ def make_plan(
     alone = sum(_statistics_bytes(job, method, ("segment",)) for job in needing if job.memory(job.size) > budget.whole)
     declared = [statistic for job in placed for round_ in job.rounds(method) for statistic, _ in round_]
     if recipe.slices and any(statistic.scope == "model" for statistic in declared):
-        raise InputError(
-            "slices: a statistic over the whole model needs the same models in all layers; say scope: tensor"
-        )
+        raise InputError("slices: a statistic over the whole model needs the same models in every layer")
     tiers = {statistic.tier for statistic in declared}
     edits = Edits.of(recipe, inputs, tokenizer=copy_tokenizer, card=write_model_card)
     side_files = [file for file in inputs.checkpoints[inputs.template].side_files() if edits.keeps(file)]
@@ -334,7 +332,7 @@ class _Planner:
 
     def _out_dtype(self, entry: TensorEntry) -> str:
         wanted = self._recipe.dtype
-        return wanted if wanted is not None and entry.dtype in MERGED_DTYPES else entry.dtype
+        return wanted if wanted is not None and entry.dtype in MERGED_DTYPES else entry.natural or entry.dtype
 
     def _operand(self, role: str, index: int, name: str) -> Operand:
         return self._inputs.operand(role, index, name)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
+from sta_kernels.errors import InputError
 from sta_kernels.recipe.document import Node
 
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
@@ -19,13 +21,15 @@ def locate_model(node: Node) -> str:
     """Turn a model reference into an existing path.
 
     Args:
-        node: a path relative to the working directory, or ``owner/name[@revision]``.
+        node: a path relative to the working directory, or ``owner/name[@revision]``; with ``+`` and another of them,
+            a model with a LoRA adapter.
 
     Returns:
-        The path as written, ``~`` expanded, or the snapshot's folder in the hub cache.
+        The path as written, ``~`` expanded, or the snapshot's folder in the hub cache; of a model with an adapter, the
+        two with ``+`` between them.
 
     Raises:
-        InputError: nothing is there; or an adapter (``model+adapter``), which is not merged yet.
+        InputError: nothing is there.
     """
     reference = node.text()
     if not reference:
@@ -34,7 +38,7 @@ def locate_model(node: Node) -> str:
     if os.path.exists(path):
         return path
     if "+" in reference:
-        node.fail(f"{reference!r}: LoRA adapters (model+adapter) are not supported yet; merge the adapter first")
+        return _locate_pair(node, reference)
     name, _, revision = reference.partition("@")
     if _HUB_ID.fullmatch(name) and (not revision or _is_revision(revision)):
         snapshot = _snapshot(name, revision or "main")
@@ -45,6 +49,19 @@ def locate_model(node: Node) -> str:
             f"{hub_cache()}; fetch it first, for example with `hf download {name}`"
         )
     node.fail(f"{reference!r}: no such file or folder (relative paths start at {os.getcwd()})")
+
+
+def _locate_pair(node: Node, reference: str) -> str:
+    """A model and its adapter; a plus sign may be part of either name."""
+    problem: InputError | None = None
+    for match in re.finditer(r"\+", reference):
+        parts = (reference[: match.start()], reference[match.end() :])
+        try:
+            return "+".join(locate_model(replace(node, value=part)) for part in parts)
+        except InputError as error:
+            problem = problem or error
+    assert problem is not None
+    raise problem
 
 
 def locate_file(node: Node) -> str:
