@@ -2,7 +2,7 @@
 
 Arguments named ``*_address`` point at small C-contiguous arrays owned by the caller. All buffers of one
 call have the same number of elements; shapes may differ only in being flattened. ``threads`` is an upper
-bound. No backend allocates anything that grows with the number of elements.
+bound. No backend allocates anything that grows with the number of elements, but for the row that a rank gate sorts.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from sta_kernels.kernels.formula import FormulaSource, Source
 TIES = ("drop", "all", "first")
 LEAF = 4096
 """Elements per leaf of a tier-B sum."""
+ROW_BYTES = 48
+"""Most bytes per entry that sorting a row takes in main memory."""
 
 
 class Backend(Protocol):
@@ -127,6 +129,30 @@ class Backend(Protocol):
         converted, where δ is 0.
         """
 
+    def rank_gate(
+        self,
+        base: Buffer,
+        model: Buffer,
+        *,
+        row: int,
+        chances: tuple[int, int],
+        scaled: bool,
+        seed: int,
+        tensor: int,
+        task: int,
+        offset: int,
+        out: Buffer,
+        threads: int,
+    ) -> None:
+        """For each entry of a task vector 0, or by a draw 1; more likely 1 the greater it is within its row.
+
+        ``row``: entries of a row, which divides the size. ``chances``: of 2³², those of the least and of the greatest
+        entry (``reference/rank_gate.py``). ``scaled``: 2³² over the chance in place of 1. ``seed``, ``tensor``,
+        ``task`` and ``offset``, the index of the first element in its tensor, say which draws
+        (``reference/philox.py``). ``out``: float32, none of the operands. A row takes up to :data:`ROW_BYTES` bytes
+        per entry.
+        """
+
     def sta_forget(
         self,
         target: Buffer,
@@ -176,6 +202,19 @@ class Backend(Protocol):
 
     def first_nonfinite(self, buffers: Sequence[Buffer], *, threads: int = 1) -> tuple[int, int] | None:
         """(buffer, flat index) of the first NaN or infinity, or None."""
+
+
+def check_rows(size: int, row: int, chances: tuple[int, int]) -> None:
+    """Refuse what is no rank gate.
+
+    Raises:
+        ValueError: rows that do not fill the operands or are too long to rank, or chances outside 0 … low … high … 2³².
+    """
+    if not 1 <= row < 1 << 32 or size % row:
+        raise ValueError(f"row = {row}: expected a divisor of {size}, the number of elements, below 2³²")
+    low, high = chances
+    if not 0 <= low <= high <= 1 << 32:
+        raise ValueError(f"chances = {chances}: expected two rising numbers from 0 to 2³²")
 
 
 def finish_one_by_one(

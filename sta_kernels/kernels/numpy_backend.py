@@ -7,34 +7,21 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
-from sta_kernels.kernels.backend import LEAF, finish_one_by_one
+from sta_kernels.kernels.backend import LEAF, check_rows, finish_one_by_one
 from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
 from sta_kernels.kernels.formula import FormulaSource, Source
-from sta_kernels.kernels.reference import dtypes, importance, linear, order, sta_forget, sta_merge, statistics
+from sta_kernels.kernels.numpy_operand import Operand, parts_of
+from sta_kernels.kernels.reference import importance, linear, order, rank_gate, sta_forget, sta_merge, statistics
 from sta_kernels.kernels.reference.dtypes import Array
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
 from sta_kernels.kernels.reference.formulas import DELTAS, FORMULAS, Arguments
-
-_TO_FLOAT32: dict[DType, Callable[[Array], Array]] = {
-    DType.F32: np.copy,
-    DType.BF16: dtypes.bfloat16_to_float32,
-    DType.F16: dtypes.float16_to_float32,
-    DType.F64: dtypes.float64_to_float32,
-}
-_FROM_FLOAT32: dict[DType, Callable[[Array], Array]] = {
-    DType.F32: np.asarray,
-    DType.BF16: dtypes.float32_to_bfloat16,
-    DType.F16: dtypes.float32_to_float16,
-    DType.F64: dtypes.float32_to_float64,
-}
-_WORKING_SET = 1 << 18
-"""Elements of all operands together that are held at once: a few MB with the temporaries."""
+from sta_kernels.kernels.reference.philox import draws_exact
 
 
 class NumpyBackend:
@@ -71,10 +58,10 @@ class NumpyBackend:
         n_tasks = len(finetuned)
         shift, divisor = _array_at(normaliser_address, ctypes.c_float, n_tasks, 2).T
         counts = _array_at(counts_address, ctypes.c_int64, n_tasks + 1) if counts_address else None
-        source, result = _Operand(base), _Operand(out)
-        models = [_Operand(model) for model in finetuned]
-        stored = [_Operand(buffer) for buffer in importances or ()]
-        for part in _parts(base.size, 2 * n_tasks):
+        source, result = Operand(base), Operand(out)
+        models = [Operand(model) for model in finetuned]
+        stored = [Operand(buffer) for buffer in importances or ()]
+        for part in parts_of(base.size, 2 * n_tasks):
             theta = np.stack([model.read(part) for model in models])  # [N, part]
             lp = np.stack([buffer.read(part) for buffer in stored]) if stored else None
             values = importance.measure_exact(measure, lp, theta)
@@ -99,10 +86,10 @@ class NumpyBackend:
         threads: int,
     ) -> None:
         """``[θ0 +] λ·((Σ w_i·(θ_i [− θ0]))/divisor)``: see :meth:`Backend.weighted_sum`."""
-        source = None if base is None else _Operand(base)
-        operands = [_Operand(model) for model in models]
-        result = _Operand(out)
-        for part in _parts(out.size, 2):
+        source = None if base is None else Operand(base)
+        operands = [Operand(model) for model in models]
+        result = Operand(out)
+        for part in parts_of(out.size, 2):
             start = None if source is None else source.read(part)
             terms = (operand.read(part) for operand in operands)
             result.write(part, linear.weighted_sum_exact(start, terms, weights, divisor, lambda_))
@@ -167,10 +154,10 @@ class NumpyBackend:
         if x.dtype is not DType.F64:
             return self.order_statistic(ImportanceSource("lp", x), k, threads=threads)
         _check_rank(k, x.size)
-        operand = _Operand(x)
+        operand = Operand(x)
 
         def keys() -> Iterator[Array]:
-            return (order.keys_exact(operand.stored(part)) for part in _parts(x.size, 1))
+            return (order.keys_exact(operand.stored(part)) for part in parts_of(x.size, 1))
 
         return order.value_of_key_exact(order.select_key_exact(keys, 64, k), np.float64)
 
@@ -194,8 +181,8 @@ class NumpyBackend:
     @ieee_arithmetic()
     def evaluate(self, source: FormulaSource, *, out: Buffer, threads: int) -> None:
         """A formula's values, or the base with its δ: see :meth:`Backend.evaluate`."""
-        read, result = _Formula(source), _Operand(out)
-        own = None if source.base is None else _Operand(source.base)
+        read, result = _Formula(source), Operand(out)
+        own = None if source.base is None else Operand(source.base)
         for part in read.parts:
             values = read(part)
             if own is not None and source.formula.name in DELTAS:
@@ -203,6 +190,34 @@ class NumpyBackend:
                 result.write_merged(part, np.where(values == 0, start, start + values), own, values != 0)
             else:
                 result.write(part, values)
+
+    @ieee_arithmetic()
+    def rank_gate(
+        self,
+        base: Buffer,
+        model: Buffer,
+        *,
+        row: int,
+        chances: tuple[int, int],
+        scaled: bool,
+        seed: int,
+        tensor: int,
+        task: int,
+        offset: int,
+        out: Buffer,
+        threads: int,
+    ) -> None:
+        """Chances by the ranks within rows: see :meth:`Backend.rank_gate`."""
+        check_rows(base.size, row, chances)
+        origin, theta, result = (Operand(buffer) for buffer in (base, model, out))
+        for rows in parts_of(base.size, 2, row):
+            ranks = rank_gate.ranks_exact((theta.read(rows) - origin.read(rows)).reshape(-1, row)).reshape(-1)
+            for part in parts_of(ranks.size, 8):
+                thresholds = rank_gate.thresholds_exact(ranks[part], row, chances)
+                index = np.arange(part.start, part.stop) + (offset + rows.start)
+                draws = draws_exact(seed, tensor, task, index)
+                written = slice(rows.start + part.start, rows.start + part.stop)
+                result.write(written, rank_gate.gate_exact(thresholds, draws, scaled))
 
     @ieee_arithmetic()
     def sta_forget(
@@ -221,9 +236,9 @@ class NumpyBackend:
     ) -> None:
         """``target − λ·(w·τ)`` above the threshold: see :meth:`Backend.sta_forget`."""
         counts = _array_at(counts_address, ctypes.c_int64, 1) if counts_address else None
-        own, origin, model, result = (_Operand(buffer) for buffer in (target, base, finetuned, out))
+        own, origin, model, result = (Operand(buffer) for buffer in (target, base, finetuned, out))
         read = _Importance(source)
-        for part in _parts(target.size, 4):
+        for part in parts_of(target.size, 4):
             mask = sta_forget.forget_mask_exact(read(part), threshold)
             values = sta_forget.forget_exact(own.read(part), origin.read(part), model.read(part), mask, weight, lambda_)
             if counts is not None:
@@ -233,8 +248,8 @@ class NumpyBackend:
     @ieee_arithmetic()
     def taylor_accumulate(self, total: Buffer, grad: Buffer, *, threads: int) -> None:
         """``total += |grad|`` in place: see :meth:`Backend.taylor_accumulate`."""
-        sums, gradient = _Operand(total), _Operand(grad)
-        for part in _parts(total.size, 2):
+        sums, gradient = Operand(total), Operand(grad)
+        for part in parts_of(total.size, 2):
             sums.write(part, importance.accumulate_exact(sums.read(part), gradient.read(part)))
 
     @ieee_arithmetic()
@@ -250,8 +265,8 @@ class NumpyBackend:
         threads: int,
     ) -> None:
         """Importance from accumulated gradients, its range and leaf sums: see :meth:`Backend.taylor_finish`."""
-        sums, weights, result = (_Operand(buffer) for buffer in (total, param, out))
-        for part in _parts(total.size, 2):
+        sums, weights, result = (Operand(buffer) for buffer in (total, param, out))
+        for part in parts_of(total.size, 2):
             theta = weights.read(part)
             lp = importance.lp_exact(theta, sums.read(part))
             result.write(part, importance.measure_exact(measure, lp, theta))
@@ -269,44 +284,12 @@ class NumpyBackend:
     def first_nonfinite(self, buffers: Sequence[Buffer], *, threads: int = 1) -> tuple[int, int] | None:
         """First NaN or infinity, buffer by buffer, of the float32 values: see :meth:`Backend.first_nonfinite`."""
         for i, buffer in enumerate(buffers):
-            operand = _Operand(buffer)
-            for part in _parts(buffer.size, 1):
+            operand = Operand(buffer)
+            for part in parts_of(buffer.size, 1):
                 bad = np.flatnonzero(~np.isfinite(operand.read(part)))
                 if bad.size:
                     return i, part.start + int(bad[0])
         return None
-
-
-class _Operand:
-    """A buffer flattened in C order, read and written in float32 by parts, whatever its strides and alignment."""
-
-    def __init__(self, buffer: Buffer) -> None:
-        array = buffer.numpy()
-        self.dtype = buffer.dtype
-        # A flat iterator slices strided memory without a copy of the whole.
-        self._flat: Any = array.reshape(-1) if buffer.strides is None else array.flat
-
-    def stored(self, part: slice) -> Array:
-        """A copy of the elements as they are stored."""
-        return np.array(self._flat[part])
-
-    def read(self, part: slice) -> Array:
-        """A copy of the elements as float32."""
-        return _TO_FLOAT32[self.dtype](self._flat[part])
-
-    def write(self, part: slice, values: Array) -> None:
-        """Round float32 values into storage."""
-        self._flat[part] = _FROM_FLOAT32[self.dtype](values)
-
-    def write_merged(self, part: slice, values: Array, own: _Operand, changed: Array) -> None:
-        """Round float32 values into storage; from float64 to float64, ``own`` as stored where nothing changed.
-
-        Between other dtypes the values hold ``own`` in float32 there, and rounding that is its conversion.
-        """
-        if self.dtype is own.dtype is DType.F64:
-            self._flat[part] = np.where(changed, values, own.stored(part))
-        else:
-            self.write(part, values)
 
 
 class _Importance:
@@ -315,12 +298,12 @@ class _Importance:
     def __init__(self, source: ImportanceSource) -> None:
         self._measure = source.measure
         self._size = source.size
-        self._lp = None if source.importance is None else _Operand(source.importance)
-        self._theta = None if source.theta is None else _Operand(source.theta)
+        self._lp = None if source.importance is None else Operand(source.importance)
+        self._theta = None if source.theta is None else Operand(source.theta)
 
     @property
     def parts(self) -> Iterator[slice]:
-        return _parts(self._size, 1)
+        return parts_of(self._size, 1)
 
     def __call__(self, part: slice) -> Array:
         lp = None if self._lp is None else self._lp.read(part)
@@ -334,13 +317,13 @@ class _Formula:
     def __init__(self, source: FormulaSource) -> None:
         self._source = source
         self._value = FORMULAS[source.formula.name]
-        self._base = None if source.base is None else _Operand(source.base)
-        self._models = [_Operand(model) for model in source.models]
-        self._importances = [_Operand(importance) for importance in source.importances]
+        self._base = None if source.base is None else Operand(source.base)
+        self._models = [Operand(model) for model in source.models]
+        self._importances = [Operand(importance) for importance in source.importances]
 
     @property
     def parts(self) -> Iterator[slice]:
-        return _parts(self._source.size, 3 * len(self._source.operands))
+        return parts_of(self._source.size, 3 * len(self._source.operands))
 
     def __call__(self, part: slice) -> Array:
         formula, models = self._source.formula, np.stack([model.read(part) for model in self._models])
@@ -360,12 +343,6 @@ class _Formula:
 
 def _reader(source: Source) -> _Importance | _Formula:
     return _Formula(source) if isinstance(source, FormulaSource) else _Importance(source)
-
-
-def _parts(size: int, n_operands: int) -> Iterator[slice]:
-    """Consecutive slices of whole leaves, few enough elements that all operands' stay in bounded memory."""
-    step = max(1, _WORKING_SET // n_operands // LEAF) * LEAF
-    return (slice(start, min(start + step, size)) for start in range(0, size, step))
 
 
 def _array_at(address: int, element: type[ctypes.c_float | ctypes.c_int64], *shape: int) -> Array:

@@ -1,7 +1,8 @@
 """Sums of sparsified task vectors, with or without an elected sign: TIES, DARE, Breadcrumbs, DELLA.
 
 Per task, a gate keeps entries of τ_i: all of them; a band of magnitudes; those that a random draw keeps; or those at
-which a stored mask is not 0. What is kept is rescaled and weighted, ``d_i = RN(w_i·RN(s_i·τ_i))``, and 0 elsewhere.
+which a stored mask m_i is not 0. What is kept is rescaled and weighted, ``d_i = RN(w_i·RN(s_i·τ_i))``, and 0 elsewhere;
+with a mask, ``RN(m_i·τ_i)`` stands for τ_i.
 
 =============  ==============================================================================
 ``variant``    gate (one of ``GATES``' positions), sign election (0 or 1), normalise (0 or 1)
@@ -50,7 +51,8 @@ def gated_exact(given: Arguments, task: int) -> Array:
 
 def sparse_exact(given: Arguments) -> Array:
     """``d_i = RN(w_i·RN(s_i·τ_i))`` where the gate keeps it, +0 elsewhere; float32 [N, n]."""
-    terms = given.per_model[:, :1] * (given.per_model[:, 1:2] * given.tau)
+    tau = given.importances * given.tau if GATES[given.variant[0]] == "mask" else given.tau
+    terms = given.per_model[:, :1] * (given.per_model[:, 1:2] * tau)
     kept = np.stack([gated_exact(given, task) for task in range(len(given.models))])
     return np.where(kept, terms, np.float32(0))
 
