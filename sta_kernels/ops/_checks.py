@@ -5,6 +5,7 @@ Every message names the tensor. Nothing here reads an element or an address, exc
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sta_kernels import methods
 from sta_kernels.kernels.backend import TIES
 from sta_kernels.kernels.buffers import MEASURES, Buffer
 
@@ -260,6 +262,31 @@ def forget_operands(
     quantile(p)
     finite("weight", weight)
     finite("lambda_", lambda_)
+
+
+def method_operands(
+    base: Tensor | None, finetuned: Sequence[Tensor], importances: Sequence[Tensor], method: str, parameters: str
+) -> Tensor:
+    """Check what a method is given, and return the tensor whose dtype the result has.
+
+    Raises:
+        TypeError: see :func:`floating`.
+        ValueError: an operand that is missing, not taken, or of another shape or device; parameters that do not fit.
+    """
+    at_least_one("finetuned", finetuned)
+    chosen = methods.get(method)
+    roles = chosen.roles(methods.resolve(chosen, len(finetuned), **json.loads(parameters)))
+    if roles.base and base is None:
+        raise ValueError(f"{method}: base: None, but it merges differences from the base")
+    name, pattern = ("finetuned[0]", finetuned[0]) if base is None else ("base", base)
+    floating(name, pattern)
+    all_alike("finetuned", finetuned, name, pattern)
+    if not roles.importance and importances:
+        raise ValueError(f"{method}: importances: {len(importances)} given, it reads none with these parameters")
+    if roles.importance:
+        one_each("importances", importances, len(finetuned))
+        all_alike("importances", importances, name, pattern)
+    return pattern
 
 
 def no_overlap(out: Tensor, named: Sequence[tuple[str, Tensor]], *, in_place: bool, name: str = "out") -> None:

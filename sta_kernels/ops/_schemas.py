@@ -253,3 +253,34 @@ def task_arithmetic_out(
     check.finite("lambda_", lambda_)
     _linear_operands(base, finetuned, weight)
     check.alike("out", out, "base", base)
+
+
+_MERGE_TENSOR = "Tensor? base, Tensor[] finetuned, Tensor[] importances, str method, str parameters, str tensor"
+
+
+@_op(f"merge_tensor({_MERGE_TENSOR}) -> Tensor")
+def merge_tensor(
+    base: Tensor | None,
+    finetuned: Sequence[Tensor],
+    importances: Sequence[Tensor],
+    method: str,
+    parameters: str,
+    tensor: str,
+) -> Tensor:
+    """Any method on one tensor, into a new one; parameters as JSON."""
+    return _like(check.method_operands(base, finetuned, importances, method, parameters))
+
+
+@_op(f"merge_tensor_out({_MERGE_TENSOR}, Tensor(a!) out) -> ()")
+def merge_tensor_out(
+    base: Tensor | None,
+    finetuned: Sequence[Tensor],
+    importances: Sequence[Tensor],
+    method: str,
+    parameters: str,
+    tensor: str,
+    out: Tensor,
+) -> None:
+    """Any method on one tensor, into ``out``."""
+    check.method_operands(base, finetuned, importances, method, parameters)
+    check.alike("out", out, "finetuned[0]", finetuned[0])

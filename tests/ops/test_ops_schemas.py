@@ -57,6 +57,11 @@ SAMPLES = {
     "linear": [(BASE, MODELS, [1.0, 0.5, 2.0], True), (None, MODELS, [1.0] * 3, False)],
     "linear_out": [(BASE, MODELS, [1.0] * 3, True, torch.empty(4, 6).half())],
     "task_arithmetic": [(BASE, MODELS, [1.0, 0.5, 2.0], 0.4, False)],
+    "merge_tensor": [
+        (BASE, MODELS, [], "ties", '{"density": 0.5}', ""),
+        (None, MODELS, SCORES, "fisher", "{}", ""),
+    ],
+    "merge_tensor_out": [(BASE, MODELS, [], "dare_linear", '{"density": 0.5}', "w", torch.empty(4, 6).double())],
     "task_arithmetic_out": [(BASE, MODELS, [1.0] * 3, 0.4, True, torch.empty(4, 6))],
 }
 CASES = [
