@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from sta_kernels.checkpoint import low_rank, open_checkpoint
+from sta_kernels.checkpoint import adapter, low_rank, open_checkpoint
 from sta_kernels.checkpoint.adapter import split_reference
 from sta_kernels.errors import InputError, RunError
 
@@ -211,7 +211,8 @@ def test_blocks_do_not_change_bits_and_bound_what_is_held(pair: Pair, monkeypatc
         return original(read, entry, start, count)
 
     original = low_rank.read_float32
-    monkeypatch.setattr(low_rank, "read_float32", watch)
+    for module in (low_rank, adapter):
+        monkeypatch.setattr(module, "read_float32", watch)
     assert read(reference, "wide.weight").tobytes() == whole.tobytes()
     assert max(largest) <= 64
 

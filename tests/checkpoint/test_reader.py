@@ -108,7 +108,7 @@ def test_importance_stands_beside_the_model(tmp_path):
         (["a.safetensors", "b.safetensors"], "several files could be the model: a.safetensors, b.safetensors"),
         (["a.pt", "b.bin"], "several files could be the model: a.pt, b.bin"),
         (["training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state_0.pth"], "holds no model.safetensors"),
-        (["adapter_config.json", "adapter_model.safetensors"], "a LoRA adapter; merge it into its base first"),
+        (["adapter_config.json", "adapter_model.safetensors"], "a LoRA adapter; name it behind its model, as MODEL"),
     ],
 )
 def test_folder_without_a_choice(tmp_path, present, message):

@@ -69,6 +69,17 @@ def test_hub_ids(cache: Path, reference: str, snapshot: str):
     assert locate_model(node(reference)) == str(cache / snapshot)
 
 
+def test_a_model_with_an_adapter(cache: Path):
+    for name in ("model", "a+b", "lora"):
+        Path(name).mkdir()
+    snapshot = str(cache / "models--owner--name/snapshots/abc")
+    assert locate_model(node("model+lora")) == "model+lora"
+    assert locate_model(node("a+b+lora")) == "a+b+lora"
+    assert locate_model(node("a+b")) == "a+b"
+    assert locate_model(node("owner/name@main+lora")) == f"{snapshot}+lora"
+    assert locate_model(node("model+owner/name@abc")) == f"model+{snapshot}"
+
+
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
@@ -77,7 +88,9 @@ def test_hub_ids(cache: Path, reference: str, snapshot: str):
         ("./nowhere", "no such file or folder"),
         ("/nowhere/at/all", "no such file or folder"),
         ("owner/name@../../x", "no such file or folder"),
-        ("a/b+c/d", "LoRA adapters"),
+        ("owner/name+c/d", "`hf download c/d`"),
+        ("a/b+owner/name", "`hf download a/b`"),
+        ("owner/name+", "an empty name"),
         ("", "an empty name"),
         (7, "expected a string, not 7"),
     ],

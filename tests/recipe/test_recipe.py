@@ -224,7 +224,7 @@ def swap(old: str, new: str) -> Callable[[str], str]:
         (swap("b/importance", "b/nothing"), "r.yaml:7: models[1].parameters.importance: 'b/nothing.s"),
         (swap("model: a/", "model: d/"), "r.yaml:4: models[0].model: 'd/': no such file or folder"),
         (swap("model: a/", "modle: a/"), "r.yaml:4: models[0].modle: not understood; did you mean `model`?"),
-        (swap("model: a/", "model: a/d+x/y"), "r.yaml:4: models[0].model: 'a/d+x/y': LoRA adapters"),
+        (swap("model: a/", "model: a/+x/y/z"), "r.yaml:4: models[0].model: 'x/y/z': no such file or folder"),
         (swap("dtype: float32", "dtype: float8"), "r.yaml:11: dtype: 'float8' cannot be written; known: float32,"),
         (swap("dtype: float32", "target: a"), "r.yaml:11: target: sta has no target"),
         (swap("dtype: float32", "chat_template: auto"), "r.yaml:11: chat_template: expected the template itself"),
