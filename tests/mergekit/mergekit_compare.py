@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 from mergekit_checkpoints import Family
-from mergekit_recipes import SHARED, depth_of, value_at
+from mergekit_recipes import depth_of, value_at
 
 ULPS = 4
 RELATIVE = 1e-5
 Array = np.ndarray[Any, Any]
 
 
-def differing(ours: Array, theirs: Array, operands: Sequence[Array], *, exact: bool) -> Array:
+def differing(
+    ours: Array, theirs: Array, operands: Sequence[Array], *, exact: bool, slack: Array | float = 0.0
+) -> Array:
     """Which entries are further apart than the method allows.
 
     Args:
@@ -23,30 +25,54 @@ def differing(ours: Array, theirs: Array, operands: Sequence[Array], *, exact: b
         theirs: float32.
         operands: base and models at the same positions.
         exact: 4 units in the last place of the largest operand at the position; else 1e-5 of it.
+        slack: what ties allow beyond that.
     """
     largest = np.max(np.abs(np.stack([*operands, theirs])), axis=0)
     allowed = ULPS * np.spacing(largest) if exact else RELATIVE * largest
-    return ~(np.abs(ours.astype(np.float64) - theirs.astype(np.float64)) <= allowed)
+    return ~(np.abs(ours.astype(np.float64) - theirs.astype(np.float64)) <= allowed + slack)
 
 
-def depends_on_tie(recipe: Mapping[str, Any], family: Family, name: str) -> Array:
-    """Where equal magnitudes straddle a cut, or a sum of signs is nothing but rounding: either result is right."""
+def slack_of_ties(recipe: Mapping[str, Any], family: Family, name: str) -> Array:
+    """How far apart results may be that are both right, because of equal magnitudes at a cut or a sum that is nothing.
+
+    Infinity where a tie decides about the entry itself.
+    """
     method = recipe["merge_method"]
+    names = tuple(family.of(family.base))
     base = family.of(family.base)[name].numpy()
     listed = [i for i, model in enumerate(recipe["models"]) if model["model"] != str(family.base)]
     deltas = [family.of(recipe["models"][i]["model"])[name].numpy() - base for i in listed]
     tied = np.zeros(base.shape, bool)
-    if "density" in SHARED[method].others and method in ("ties", "breadcrumbs", "breadcrumbs_ties"):
+    if method in ("ties", "breadcrumbs", "breadcrumbs_ties"):
         for position, i in enumerate(listed):
-            mask, cut = trimmed(recipe, i, name, deltas[position], tuple(family.of(family.base)))
+            mask, cut = trimmed(recipe, i, name, deltas[position], names)
             tied |= cut
             deltas[position] = deltas[position] * mask
     if method in ("ties", "breadcrumbs_ties", "dare_ties", "della"):
-        names = tuple(family.of(family.base))
         weights = [float(value_at(recipe, "weight", i, name, depth_of(name, names), 1)) for i in listed]
         terms = np.stack([delta.astype(np.float64) * weight for delta, weight in zip(deltas, weights, strict=True)])
         tied |= np.abs(terms.sum(0)) <= 2.0**-20 * np.abs(terms).sum(0)
-    return tied
+    slack = np.where(tied, np.inf, 0.0)
+    if method == "sce":
+        slack += _slack_of_selection(
+            np.stack(deltas), value_at(recipe, "select_topk", None, name, depth_of(name, names), 1)
+        )
+    return slack
+
+
+def _slack_of_selection(deltas: Array, share: Fraction) -> Array:
+    """SCE: equal variances at the cut; which of them are kept changes the models' weights everywhere."""
+    variance = deltas.astype(np.float64).var(axis=0)
+    ranked = np.sort(variance, axis=None)[::-1]
+    kept = int(np.float32(np.count_nonzero(ranked)) * np.float32(float(share)))
+    if share >= 1 or kept in (0, ranked.size):
+        return np.zeros(variance.shape)
+    near = np.abs(variance - ranked[kept]) <= RELATIVE * ranked[kept]
+    if ranked[kept - 1] > ranked[kept] * (1 + RELATIVE):
+        return np.zeros(variance.shape)
+    squares = deltas.astype(np.float64) ** 2
+    moved = max((square[near].sum() / square[variance > ranked[kept]].sum()) for square in squares)
+    return np.where(near, np.inf, 2 * moved * np.abs(deltas).max(axis=0))
 
 
 def trimmed(
