@@ -112,7 +112,7 @@ def gather(
         InputError: one that is missing, is not taken, or is no state dict.
     """
     roles = method.roles(settings)
-    if base is None and roles.base:
+    if base is None and roles.base and not roles.base_optional:
         raise InputError(f"{method.name} needs the base")
     if target is not None and not roles.target:
         raise InputError(f"{method.name} takes no target")

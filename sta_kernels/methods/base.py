@@ -48,9 +48,17 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Roles:
-    """Which operands a method reads under given settings, besides the models."""
+    """Which operands a method reads under given settings, besides the models.
+
+    Attributes:
+        base: whether it reads the base.
+        base_optional: whether it does without one where none is given.
+        importance: whether it reads an importance per model.
+        target: whether it reads a target.
+    """
 
     base: bool = True
+    base_optional: bool = False
     importance: bool = False
     target: bool = False
 
@@ -124,6 +132,7 @@ class Method:
         models: least and greatest number of models.
         tier: of exactness, ``A``, ``B`` or ``C``; statistics may lower it.
         whole: whether the rule needs a segment in one piece, with its shape; else it works element by element.
+        base_is_model: whether a recipe's base is one model more, as to mergekit where a method reads none as such.
     """
 
     name: str
@@ -132,6 +141,7 @@ class Method:
     models: tuple[int, int | None] = (1, None)
     tier: str = "A"
     whole: bool = False
+    base_is_model: bool = False
 
     def check(self, settings: Settings, n_models: int) -> None:
         """Raise InputError where values do not go together; warn where they cannot do what their names promise."""

@@ -109,9 +109,9 @@ class Recipe:
                 roles = part.method.roles(part._settings("", Fraction(0)))
             except InputError as error:
                 raise InputError(f"{where}: {error}") from None
-            if roles.base and self.base is None:
+            if roles.base and self.base is None and not roles.base_optional:
                 root.fail(f"base_model is missing; {self.method_name} merges differences from it")
-            if roles.base and part.base is None:
+            if roles.base and self.base is not None and part.base is None:
                 raise InputError(f"{where}: the base is not among the sources; list it with its layers")
             if self.target is not None and not roles.target:
                 root.mapping()["target"].fail(f"{self.method_name} has no target; sta_forget has")

@@ -174,10 +174,12 @@ def _models(
                      for s in specs if s not in tasks and (s.parameters or s.importance))  # fmt: skip
         return tuple(tasks)
     everywhere = keys["parameters"].mapping() if "parameters" in keys else {}
-    if "weight" in everywhere and not any(same_model(spec.model, base) for spec in specs):
+    joins = method.base_is_model or "weight" in everywhere
+    if joins and not any(same_model(spec.model, base) for spec in specs):
         node = keys["base_model"]
         specs.append(ModelSpec(base, name=node.text(), where=node.where))
-        notes.append(f"{node.where}: averaged as one more model with the global weight, as mergekit does")
+        said = "one more model" if method.base_is_model else "averaged as one more model with the global weight"
+        notes.append(f"{node.where}: {said}, as mergekit does")
     return tuple(specs)
 
 
