@@ -10,7 +10,7 @@ import yaml
 
 from sta_kernels import Recipe, methods
 from sta_kernels.cli import COMMANDS, main
-from sta_kernels.methods.base import Parameter
+from sta_kernels.methods.base import REQUIRED, Parameter
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -51,10 +51,10 @@ def test_links_lead_somewhere(document: Path):
     for target in re.findall(r"\]\(([^)]+)\)", document.read_text(encoding="utf-8")):
         if "://" not in target:
             path, _, anchor = target.partition("#")
-            linked = document.parent / path
+            linked = document.parent / path if path else document
             assert linked.exists(), target
             headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
-            assert not anchor or anchor in [heading.lower().replace(" ", "-") for heading in headings], target
+            assert not anchor or anchor in [heading.lower().strip("`").replace(" ", "-") for heading in headings], target
 
 
 @ALL
@@ -101,6 +101,8 @@ def test_every_method_is_documented(name: str):
 
 def _shown(parameter: Parameter) -> str:
     default = parameter.default
+    if default is REQUIRED:
+        return "required"
     if default is None:
         return "–"
     return str(default).lower() if isinstance(default, bool) else f"{default:g}" if _is_number(default) else default
