@@ -20,6 +20,7 @@ from sta_kernels.kernels.triton import (
     taylor,
     weighted_sum,
 )
+from sta_kernels.kernels.triton.audit import formulas
 from sta_kernels.kernels.triton.audit.record import Launched, record
 from sta_kernels.kernels.triton.leaves import LANES
 
@@ -203,10 +204,20 @@ def _histogram(case: Case) -> Binding:
     return _bind(launch, "_histogram_kernel", case.importance.itemsize)
 
 
+def _evaluate(case: Case) -> Binding:
+    options = dict(case.variant)
+    launched, read = formulas.launched(
+        _Memory(), options["formula"], options.get("form", ()), case.n, case.weights, case.importance
+    )
+    block = launched.constants["BLOCK"]
+    return Binding(launched, block, block, read, case.weights.itemsize)
+
+
 FAMILIES: dict[str, Callable[[Case], Binding]] = {
     "sta_merge": _sta_merge,
     "sta_forget": _sta_forget,
     "weighted_sum": _weighted_sum,
+    "evaluate": _evaluate,
     "taylor_accumulate": _taylor_accumulate,
     "taylor_finish": _taylor_finish,
     "ranges": _reduction(statistics.launch_ranges, "_ranges_kernel"),
