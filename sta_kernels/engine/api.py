@@ -100,7 +100,8 @@ def merge_checkpoints(
         raise InputError(f"threads: expected 1 or more, got {threads}")
     loaded = _load(recipe)
     placement = place(device)
-    kernels = open_kernels(placement)  # before the plan: what it loads takes memory
+    loaded.method.prepare()  # before the plan, as the kernels: what they load takes memory
+    kernels = open_kernels(placement)
     with Inputs(loaded) as inputs:
         folder = Path(os.path.expanduser(out))
         _check_place(folder, inputs)

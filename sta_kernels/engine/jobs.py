@@ -147,6 +147,10 @@ class Job:
             yield found
             results += [statistic.unknown if known is None else known for statistic, known in found]
 
+    def whole(self, method: Method) -> bool:
+        """Whether the method's rule needs the segment in one piece."""
+        return self.action == "merge" and method.in_one_piece(self.place, bool(self.of_role("importance")))
+
     def streamed(self, method: Method) -> bool:
         """Whether statistics of this segment alone have to be taken before it can be merged tile by tile."""
         return any(

@@ -82,8 +82,7 @@ class JobRun:
         self._tile_bytes = min(budget.tile, budget.arena)
         self._method = method
         self.shared = len(self.results)
-        needs_all = job.action == "merge" and method.whole
-        self.whole = needs_all or (job.memory(job.size) <= budget.whole and job.streamed(method))
+        self.whole = job.whole(method) or (job.memory(job.size) <= budget.whole and job.streamed(method))
         self._remaining = self._what_remains(list(done))
         self.finished = not self._remaining
         if not (self.whole or self.finished):

@@ -63,6 +63,28 @@ class Roles:
     target: bool = False
 
 
+def _same_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape
+
+
+@dataclass(frozen=True)
+class ModelData:
+    """What a model's data file, a recipe's ``importance``, holds for a tensor.
+
+    Attributes:
+        name: what messages call it.
+        shape: its shape, by the tensor's; None for a tensor that can have none.
+        measures: what a file may say that it holds.
+        without: what becomes of tensors for which no file holds anything, as a note says it; None where they count as
+            frozen, and every model must agree on them.
+    """
+
+    name: str = "importance"
+    shape: Callable[[tuple[int, ...]], tuple[int, ...] | None] = _same_shape
+    measures: tuple[str, ...] = ("lp", "amp", "lp_amp", "gradient", "fisher")
+    without: str | None = None
+
+
 @dataclass(frozen=True)
 class Settings:
     """Checked parameter values for one tensor: ``shared[name]`` and, one per model, ``per_model[name][i]``."""
@@ -133,6 +155,7 @@ class Method:
         tier: of exactness, ``A``, ``B`` or ``C``; statistics may lower it.
         whole: whether the rule needs a segment in one piece, with its shape; else it works element by element.
         base_is_model: whether a recipe's base is one model more, as to mergekit where a method reads none as such.
+        data: what the models' importance files hold.
     """
 
     name: str
@@ -142,6 +165,10 @@ class Method:
     tier: str = "A"
     whole: bool = False
     base_is_model: bool = False
+    data: ModelData = ModelData()
+
+    def prepare(self) -> None:
+        """Load what the rule needs, before it is measured how much memory is left."""
 
     def check(self, settings: Settings, n_models: int) -> None:
         """Raise InputError where values do not go together; warn where they cannot do what their names promise."""
@@ -170,8 +197,17 @@ class Method:
         """Names of the counters that :meth:`apply` adds to: ``kept`` per model, then ``unrouted``; () for none."""
         return ()
 
+    def in_one_piece(self, place: Place, has_data: bool) -> bool:
+        """Whether a segment's rule needs all of it at once.
+
+        Args:
+            place: of the segment.
+            has_data: whether importance files hold something for it.
+        """
+        return self.whole
+
     def workspace(self, place: Place, n_models: int) -> int:
-        """Bytes of main memory that :meth:`apply` takes besides its operands and its output."""
+        """Bytes of main memory that :meth:`apply` takes besides operands and output, of a segment in one piece."""
         return 0
 
     def apply(
