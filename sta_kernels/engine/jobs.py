@@ -149,7 +149,8 @@ class Job:
 
     def whole(self, method: Method) -> bool:
         """Whether the method's rule needs the segment in one piece."""
-        return self.action == "merge" and method.in_one_piece(self.place, bool(self.of_role("importance")))
+        has_data = bool(self.of_role("importance"))
+        return self.settings is not None and method.in_one_piece(self.settings, self.place, has_data)
 
     def streamed(self, method: Method) -> bool:
         """Whether statistics of this segment alone have to be taken before it can be merged tile by tile."""

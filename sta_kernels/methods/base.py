@@ -197,10 +197,11 @@ class Method:
         """Names of the counters that :meth:`apply` adds to: ``kept`` per model, then ``unrouted``; () for none."""
         return ()
 
-    def in_one_piece(self, place: Place, has_data: bool) -> bool:
+    def in_one_piece(self, settings: Settings, place: Place, has_data: bool) -> bool:
         """Whether a segment's rule needs all of it at once.
 
         Args:
+            settings: of the segment.
             place: of the segment.
             has_data: whether importance files hold something for it.
         """

@@ -40,7 +40,7 @@ class SingularVectors(Method):
         """Import torch."""
         import sta_kernels.linalg  # noqa: F401
 
-    def in_one_piece(self, place: Place, has_data: bool) -> bool:
+    def in_one_piece(self, settings: Settings, place: Place, has_data: bool) -> bool:
         """A matrix."""
         return len(place.shape) == 2
 
@@ -63,7 +63,7 @@ class TsvM(SingularVectors):
     summary = "TSV-M: join the first singular vectors of the tasks, and make them orthonormal"
     parameters = (LAMBDA,)
 
-    def in_one_piece(self, place: Place, has_data: bool) -> bool:
+    def in_one_piece(self, settings: Settings, place: Place, has_data: bool) -> bool:
         """A matrix, with one exception."""
         return len(place.shape) == 2 and "text_projection" not in place.tensor
 
@@ -82,7 +82,7 @@ class TsvM(SingularVectors):
         """Decompose, join, add; or average."""
         assert operands.base is not None
         n_models, lambda_ = len(operands.models), settings.shared["lambda_"]
-        if not self.in_one_piece(place, False):
+        if not self.in_one_piece(settings, place, False):
             backend.weighted_sum(
                 operands.base,
                 operands.models,
@@ -140,7 +140,7 @@ class TsvC(SingularVectors):
         """Decompose, cut, restore; or copy."""
         assert operands.base is not None
         chosen = operands.models[settings.shared["task"]]
-        if not self.in_one_piece(place, False):
+        if not self.in_one_piece(settings, place, False):
             convert(backend, chosen, out, threads=threads)
             return
         from sta_kernels import linalg

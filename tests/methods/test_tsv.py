@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import sta_kernels as sk
 from sta_kernels.kernels.reference.literal import tsv
 from sta_kernels.methods import get
-from sta_kernels.methods.base import Place
+from sta_kernels.methods.base import Place, Settings
 
 State = dict[str, torch.Tensor]
 SHAPES = {
@@ -179,8 +179,8 @@ def test_the_plan_says_what_it_takes(tmp_path: Path):
 def test_only_matrices_are_needed_in_one_piece(method: str):
     shapes = {(3, 4): True, (3,): False, (3, 4, 2, 2): False, (): False}
     for shape, whole in shapes.items():
-        assert get(method).in_one_piece(Place.alone(shape), False) == whole
-    assert get("tsv_m").in_one_piece(Place.alone((3, 4), "text_projection.weight"), False) is False
+        assert get(method).in_one_piece(Settings(), Place.alone(shape), False) == whole
+    assert get("tsv_m").in_one_piece(Settings(), Place.alone((3, 4), "text_projection.weight"), False) is False
 
 
 def test_refusals():
