@@ -9,12 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sta_kernels.kernels.reference.dtypes import Array
-from sta_kernels.kernels.reference.formulas import agreement, fisher, pcb, product, sce, sparse_sum, trust_region
+from sta_kernels.kernels.reference.formulas import (
+    agreement,
+    arcee_fusion,
+    fisher,
+    nearswap,
+    pcb,
+    product,
+    scaled_sum,
+    sce,
+    sparse_sum,
+    trust_region,
+)
 from sta_kernels.kernels.reference.formulas.arguments import Arguments
 
 __all__ = ["DELTAS", "FORMULAS", "Arguments"]
 
-_FAMILIES = (agreement, fisher, pcb, product, sce, sparse_sum, trust_region)
+_FAMILIES = (
+    agreement, arcee_fusion, fisher, nearswap, pcb, product, scaled_sum, sce, sparse_sum, trust_region,
+)  # fmt: skip
 
 FORMULAS: dict[str, Callable[[Arguments], Array]] = {
     name: value for family in _FAMILIES for name, value in family.FORMULAS.items()
