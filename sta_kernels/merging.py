@@ -12,7 +12,7 @@ from sta_kernels import methods
 from sta_kernels.errors import InputError, warn_caller
 from sta_kernels.kernels import get_backend
 from sta_kernels.kernels.backend import Backend
-from sta_kernels.kernels.buffers import Buffer
+from sta_kernels.kernels.buffers import Buffer, room_on
 from sta_kernels.methods.base import Method, Place, Settings
 from sta_kernels.methods.groups import Group, group, places, shared_round
 from sta_kernels.methods.run import Piece, merge_pieces
@@ -106,7 +106,9 @@ def merge(
     counted: dict[str, list[int]] = {}
     merging = _Merging(inputs, selection, chosen, settings, split, backend, threads)
     # On a CPU, an entry's checks bring it into the cache for its merge; on a GPU, each of its calls would be a launch.
-    for names in [selection.merged] if backend.batched else [(name,) for name in selection.merged]:
+    # Masks of a whole model would take more memory than the model.
+    together = backend.batched and not chosen.masks(settings, len(finetuned))
+    for names in [selection.merged] if together else [(name,) for name in selection.merged]:
         wholes = [template.tensors[name] for name in names]
         results.update((name, _empty(whole, out_dtype)) for name, whole in zip(names, wholes, strict=True))
         parts = [
@@ -229,7 +231,13 @@ class _Merging:
             inputs.check_result(parts[i].tensor, statistic, result)
 
         run = partial(
-            merge_pieces, self._method, settings=self._settings, backend=backend, threads=threads, check=check
+            merge_pieces,
+            self._method,
+            settings=self._settings,
+            backend=backend,
+            threads=threads,
+            check=check,
+            room=room_on(inputs.device),
         )
         counted = run(pieces) if backend.batched else [run([piece])[0] for piece in pieces]
         _check_overflow({name: results[name] for name in names}, backend, threads)

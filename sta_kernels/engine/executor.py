@@ -72,7 +72,7 @@ class Executor:
         """Take one tile into the statistics that are still open."""
         tile = _Tile(reading.job, start, stop)
         self._read(tile, reading.operands, arena, final=False)
-        operands = tile.operands()
+        operands = self._operands(tile, arena)
         sources = [statistic.subject.source(operands) for statistic, _ in reading.pending]
         accumulators = [accumulator for _, accumulator in reading.pending]
         update_together(accumulators, sources, self._backend, reading.offset + start, threads=1)
@@ -96,7 +96,7 @@ class Executor:
                 convert(self._backend, tile.buffer(job.operands[0]), out)
                 self._check_conversion(tile, tile.buffer(job.operands[0]), out)
             else:
-                counts = self._merge(run, tile, out)
+                counts = self._merge(run, tile, out, arena)
         self._shards.write(job.shard, job.offset + start * job.out_unit, view)
         if counts.size:
             with self._lock:
@@ -117,7 +117,17 @@ class Executor:
                 self._digests.add(entry, offset, view)
             tile.put(operand, view, address)
 
-    def _merge(self, run: JobRun, tile: _Tile, out: Buffer) -> np.ndarray[Any, Any]:
+    def _operands(self, tile: _Tile, arena: Arena) -> Operands:
+        """What was read, with the masks that the method makes of it."""
+        job, size = tile.job, tile.stop - tile.start
+        if not job.masks:
+            return tile.operands()
+        assert job.settings is not None
+        addresses = [arena.take(size * unit)[1] for unit in job.mask_units]
+        room = tuple(Buffer(address, DType.F32, tile.shape, None, arena) for address in addresses)
+        return self._method.mask(self._backend, tile.operands(), job.settings, place=job.place, room=room, threads=1)
+
+    def _merge(self, run: JobRun, tile: _Tile, out: Buffer, arena: Arena) -> np.ndarray[Any, Any]:
         """Check the operands, then apply the rule; returns what was counted."""
         job = run.job
         assert job.settings is not None
@@ -125,7 +135,7 @@ class Executor:
             self._check_finite(tile, run.operands)
         if run.base is not None:
             self._note_differences(tile, run.base, run.models)
-        method, backend, operands = self._method, self._backend, tile.operands()
+        method, backend, operands = self._method, self._backend, self._operands(tile, arena)
         results = run.results
         if run.whole:
             piece = Piece(operands, out, job.place, job.summaries, tuple(results))

@@ -17,6 +17,8 @@ from sta_kernels.checkpoint.layout import Layout
 from sta_kernels.engine.config_edit import Edits
 from sta_kernels.engine.devices import Placement
 from sta_kernels.engine.memory import Budget, page_align
+from sta_kernels.kernels.backend import LEAF
+from sta_kernels.kernels.buffers import DType
 from sta_kernels.methods.base import Method, Place, Settings
 from sta_kernels.methods.run import known_of
 from sta_kernels.methods.statistics import Statistic, Summary
@@ -64,6 +66,8 @@ class Job:
         differing: ``compare`` only: what to say, the checkpoint in place of ``{}``, of an operand that differs from the
             first.
         refuse: ``compare`` only: a difference is an error rather than a warning.
+        granule: units that must not be divided among tiles.
+        masks: float32 masks that the method makes of the operands.
     """
 
     name: str
@@ -83,6 +87,8 @@ class Job:
     model: int = 0
     differing: str = ""
     refuse: bool = False
+    granule: int = 1
+    masks: int = 0
 
     @property
     def size(self) -> int:
@@ -116,8 +122,18 @@ class Job:
 
     def memory(self, units: int) -> int:
         """Bytes that a tile of that many units takes in a worker's buffers."""
-        pieces = [units * self.unit(operand) for operand in self.distinct()]
-        return sum(page_align(piece) for piece in (*pieces, units * self.out_unit))
+        pieces = [self.unit(operand) for operand in self.distinct()]
+        return sum(page_align(units * piece) for piece in (*pieces, self.out_unit, *self.mask_units))
+
+    @property
+    def mask_units(self) -> list[int]:
+        """Bytes per unit of each mask."""
+        return [DType.F32.itemsize] * self.masks
+
+    @property
+    def step(self) -> int:
+        """Tiles start at multiples of this many units: of leaves of tier-B sums, and of what must not be divided."""
+        return math.lcm(LEAF, self.granule)
 
     @property
     def bytes_read(self) -> int:
@@ -152,6 +168,10 @@ class Job:
         has_data = bool(self.of_role("importance"))
         return self.settings is not None and method.in_one_piece(self.settings, self.place, has_data)
 
+    def least(self, method: Method) -> int:
+        """Units that a worker's buffers must hold at once."""
+        return self.size if self.whole(method) else min(self.size, self.step)
+
     def streamed(self, method: Method) -> bool:
         """Whether statistics of this segment alone have to be taken before it can be merged tile by tile."""
         return any(
@@ -185,6 +205,8 @@ class Job:
             "model": self.model,
             "differing": self.differing,
             "refuse": self.refuse,
+            "granule": self.granule,
+            "masks": self.masks,
         }
 
     @classmethod

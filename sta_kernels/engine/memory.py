@@ -163,8 +163,8 @@ class Budget:
             kind: key of :data:`SIZES`.
             segment_bytes: operands and output of every segment that would gain from being read whole.
             device_free: bytes that are free on a device with memory of its own; half of them may be taken.
-            whole_bytes: operands and output of the largest segment that has to be read whole.
-            workspace: bytes that such a segment's rule takes besides.
+            whole_bytes: operands, masks and output of the largest segment, or part of one, that must not be divided.
+            workspace: bytes that such a segment's masks and rule take besides.
 
         Raises:
             InputError: less than the least limit, or than this process holds already; a device that is full.

@@ -79,9 +79,9 @@ def make_plan(
     method = recipe.method
     needing = [job for job in placed if job.streamed(method)]
     segment_bytes = (job.memory(job.size) for job in needing)
-    wholes = [job for job in placed if job.whole(method)]
-    most = max((job.memory(job.size) for job in wholes), default=0)
-    working = max((method.workspace(job.place, len(job.of_role("model"))) for job in wholes), default=0)
+    undivided = [job for job in placed if job.granule > 1 or job.whole(method)]
+    most = max((job.memory(job.least(method)) for job in undivided), default=0)
+    working = max((method.workspace(job.place, len(job.of_role("model"))) for job in undivided), default=0)
     budget = Budget.plan(max_memory, threads, placement.kind, segment_bytes, placement.free, most, working)
     for job in placed:
         check_tile(job, budget)
@@ -121,14 +121,10 @@ def _fingerprint(file: Path) -> tuple[str, int, int]:
 
 def check_tile(job: Job, budget: Budget) -> None:
     """Raise InputError where not even the smallest tile of a job fits a worker's buffers."""
-    if job.memory(min(job.size, TILE_STEP)) > budget.arena:
+    if job.memory(min(job.size, job.step)) > budget.arena:
         raise InputError(
             f"max_memory: {budget.limit:,} bytes is too little for {job.name!r} with {budget.threads} workers"
         )
-
-
-TILE_STEP = 4096
-"""Tiles start at multiples of this: the leaf of a tier-B sum."""
 
 
 def _statistics_bytes(job: Job, method: Method, scopes: Sequence[str]) -> int:
@@ -286,9 +282,9 @@ class _Planner:
 
     def _merge(self, selection: Selection, name: str, parts: Sequence[Segment], settings: Settings) -> Iterator[Job]:
         """The segments of a merged tensor."""
-        inputs = self._inputs
+        inputs, method = self._inputs, self._recipe.method
         entry = self._template[name]
-        roles = self._recipe.method.roles(settings)
+        roles = method.roles(settings)
         operands: list[Operand] = []
         if roles.base and inputs.base is not None:
             operands.append(self._stored("base", inputs.base, selection, name))
@@ -319,6 +315,8 @@ class _Planner:
                 tasks=inputs.tasks,
                 block=place.block,
                 model=place.model,
+                granule=method.granule(place),
+                masks=method.masks(settings, len(inputs.models)),
             )
 
     def _check_measure(self, index: int, settings: Settings) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 
 from sta_kernels.engine.jobs import Job, Operand
 from sta_kernels.engine.memory import PAGE, Arena, Budget
-from sta_kernels.engine.planning import TILE_STEP
 from sta_kernels.methods.accumulators import Accumulator, RangeAccumulator
 from sta_kernels.methods.base import Method
 from sta_kernels.methods.run import known_of
@@ -169,10 +168,10 @@ class JobRun:
 
 
 def tile_units(job: Job, operands: Iterable[Operand], out_unit: int, tile_bytes: int) -> int:
-    """Units of a tile of so many bytes: a multiple of 4,096, and at least that."""
-    pieces = [*map(job.unit, operands), *([out_unit] if out_unit else [])]
+    """Units of a tile of so many bytes: a multiple of the job's step, and at least that."""
+    pieces = [*map(job.unit, operands), *([out_unit] if out_unit else []), *job.mask_units]
     limit = tile_bytes - PAGE * len(pieces)
-    return max(limit // sum(pieces) // TILE_STEP, 1) * TILE_STEP
+    return max(limit // sum(pieces) // job.step, 1) * job.step
 
 
 def wanted_by(accumulators: Iterable[Accumulator], size: int) -> list[Range]:

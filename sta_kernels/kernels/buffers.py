@@ -8,6 +8,7 @@ never pays for the import.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,13 @@ class Buffer:
             raise ValueError("only a contiguous buffer has flat slices")
         address = self.address + start * self.dtype.itemsize
         return Buffer(address, self.dtype, (stop - start,), None, self.owner)
+
+
+def room_on(device: torch.device) -> Callable[[tuple[int, ...]], Buffer]:
+    """What makes float32 buffers, not yet filled, on a torch device."""
+    import torch
+
+    return lambda shape: Buffer.from_torch(torch.empty(shape, dtype=torch.float32, device=device))
 
 
 class _ArrayInterface:

@@ -75,6 +75,7 @@ class ModelData:
         name: what messages call it.
         shape: its shape, by the tensor's; None for a tensor that can have none.
         measures: what a file may say that it holds.
+        signed: whether its values may be negative.
         without: what becomes of tensors for which no file holds anything, as a note says it; None where they count as
             frozen, and every model must agree on them.
     """
@@ -82,7 +83,13 @@ class ModelData:
     name: str = "importance"
     shape: Callable[[tuple[int, ...]], tuple[int, ...] | None] = _same_shape
     measures: tuple[str, ...] = ("lp", "amp", "lp_amp", "gradient", "fisher")
+    signed: bool = False
     without: str | None = None
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether it holds one value per entry of the tensor."""
+        return self.shape is _same_shape
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,7 @@ class Operands:
         importances: one per model.
         target: what forgetting subtracts from.
         offset: index of the first element in its tensor.
+        masks: one per model, where the method makes some of the others.
     """
 
     models: tuple[Buffer, ...]
@@ -110,6 +118,7 @@ class Operands:
     importances: tuple[Buffer, ...] = ()
     target: Buffer | None = None
     offset: int = 0
+    masks: tuple[Buffer, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,8 +217,38 @@ class Method:
         return self.whole
 
     def workspace(self, place: Place, n_models: int) -> int:
-        """Bytes of main memory that :meth:`apply` takes besides operands and output, of a segment in one piece."""
+        """Bytes of main memory that :meth:`mask` and :meth:`apply` take besides buffers, of what is in one piece."""
         return 0
+
+    def granule(self, place: Place) -> int:
+        """Elements that must not be divided: the tiles of a segment start at multiples of it."""
+        return 1
+
+    def masks(self, settings: Settings, n_models: int) -> int:
+        """How many masks :meth:`mask` makes, each a float32 buffer of as many elements as the operands."""
+        return 0
+
+    def mask(
+        self,
+        backend: Backend,
+        operands: Operands,
+        settings: Settings,
+        *,
+        place: Place,
+        room: tuple[Buffer, ...],
+        threads: int,
+    ) -> Operands:
+        """The operands with their masks; these are made for each tile, before its statistics and its rule.
+
+        Args:
+            backend: whose kernels to call.
+            operands: of a segment or tile; a model that nothing reads in this pass is None, and has no mask then.
+            settings: of the segment.
+            place: of the segment.
+            room: where the masks go.
+            threads: upper bound.
+        """
+        return operands
 
     def apply(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,13 @@ class Piece:
 
 Check = Callable[[int, Statistic, Any], None]
 """Told of each piece's statistics, by the piece's index; may raise."""
+Room = Callable[[tuple[int, ...]], Buffer]
+"""Makes a float32 buffer of a shape, where the operands are."""
+
+
+def in_main_memory(shape: tuple[int, ...]) -> Buffer:
+    """A float32 array, not yet filled."""
+    return Buffer.from_numpy(np.empty(shape, np.float32))
 
 
 def known_of(statistic: Statistic, summaries: Sequence[Summary | None]) -> Any:
@@ -92,8 +99,9 @@ def merge_pieces(
     backend: Backend,
     threads: int,
     check: Check | None = None,
+    room: Room = in_main_memory,
 ) -> list[np.ndarray[Any, Any]]:
-    """Statistics of all pieces, then the rule over all of them; nothing is written if ``check`` refuses a result.
+    """Masks and statistics of all pieces, then the rule over all; no result is written if ``check`` refuses one.
 
     On a CPU, one piece at a time merges while its operands are in cache. On a GPU, all pieces of a model at a time take
     few launches, and wait for the statistics of each round once.
@@ -102,6 +110,9 @@ def merge_pieces(
         The counters of each piece.
     """
     n_models = len(pieces[0].operands.models) if pieces else 0
+    n_masks = method.masks(settings, n_models)
+    if n_masks:
+        pieces = [_masked(method, piece, settings, backend, threads, n_masks, room) for piece in pieces]
     results = reduce_pieces(method, pieces, settings, backend=backend, threads=threads, check=check)
     counts = [np.zeros(len(method.counters(n_models)), np.int64) for _ in pieces]
     with backend.grouped():
@@ -117,3 +128,11 @@ def merge_pieces(
                 threads=threads,
             )
     return counts
+
+
+def _masked(
+    method: Method, piece: Piece, settings: Settings, backend: Backend, threads: int, n_masks: int, room: Room
+) -> Piece:
+    masks = tuple(room(piece.out.shape) for _ in range(n_masks))
+    operands = method.mask(backend, piece.operands, settings, place=piece.where, room=masks, threads=threads)
+    return replace(piece, operands=operands)

@@ -1,4 +1,4 @@
-"""What TIES, DARE and Breadcrumbs share: sparsify each task vector, weigh it, elect a sign or not, add up.
+"""What TIES, DARE, Breadcrumbs and DELLA share: sparsify each task vector, weigh it, elect a sign or not, add up.
 
 ``δ = λ·Σ_i w_i·s_i·M_i ⊙ τ_i [/ Σ w_i]`` (``reference/formulas/sparse_sum.py`` has the order of operations). Methods
 differ in the gate that makes M_i, in whether signs are elected, and in defaults.
@@ -121,18 +121,19 @@ class SparseMethod(Method):
         sums: list[Statistic] = []
         for task in self.rescaled(settings, n_models):
             kept = self.formula("sparse_distance", settings, place, gates, (task,))
-            sums += [Sum(distance_of(task)), Sum(Field(kept, (task,)))]
+            sums += [Sum(distance_of(task)), Sum(Field(kept, (task,), masks=(task,) if self.gate == "mask" else ()))]
         return tuple(sums)
 
     def scales(self, settings: Settings, n_models: int, sums: Sequence[float]) -> list[float]:
         """Factor of what is kept of each task, from the results of :meth:`norms`."""
-        scales = [1.0] * n_models
-        if settings.shared["rescale"] == "keep_rate":
-            for task, share in enumerate(settings.per_model["density"]):
-                scales[task] = float(1 / exact(share)) if 0 < share < 1 else 1.0
+        scales = self.keep_rates(settings) if settings.shared["rescale"] == "keep_rate" else [1.0] * n_models
         for task, before, after in zip(self.rescaled(settings, n_models), sums[::2], sums[1::2], strict=True):
             scales[task] = before / after if min(before, after) >= LEAST_NORM else 1.0
         return scales
+
+    def keep_rates(self, settings: Settings) -> list[float]:
+        """Factors by which every entry of a task that is kept is divided by its chance."""
+        return [float(1 / exact(share)) if 0 < share < 1 else 1.0 for share in settings.per_model["density"]]
 
     def formula(
         self,
@@ -149,7 +150,7 @@ class SparseMethod(Method):
         whole = divisor(weights, settings.shared["normalize"])
         rows, integers = [], [0, 0]
         if self.gate == "random":  # of other gates, the formula is the same for all tensors
-            integers = [settings.shared["seed"], xxhash.xxh32_intdigest(place.tensor.encode())]
+            integers = [settings.shared["seed"], tensor_hash(place)]
         for task, weight in zip(tasks, weights, strict=True):
             gate = gates[task]
             scale = 1.0 if scales is None else scales[task]
@@ -188,8 +189,13 @@ class SparseMethod(Method):
             self.scales(settings, n_models, sums),
             self.zero_sign(settings, found),
         )
-        source = FormulaSource(formula, operands.models, operands.base, offset=operands.offset)
+        source = FormulaSource(formula, operands.models, operands.base, operands.masks, operands.offset)
         backend.evaluate(source, out=out, threads=threads)
+
+
+def tensor_hash(place: Place) -> int:
+    """32 bits by which the draws of one tensor are told from those of another."""
+    return xxhash.xxh32_intdigest(place.tensor.encode())
 
 
 def distance_of(task: int) -> Field:

@@ -76,12 +76,14 @@ class Field:
         models: indices, in the order in which the formula sees them.
         base: whether it reads the base.
         importances: indices; none where it reads no importance.
+        masks: indices; masks stand in the importances' place.
     """
 
     formula: Formula
     models: tuple[int, ...]
     base: bool = True
     importances: tuple[int, ...] = ()
+    masks: tuple[int, ...] = ()
 
     @property
     def task(self) -> int:
@@ -94,7 +96,7 @@ class Field:
             self.formula,
             tuple(operands.models[i] for i in self.models),
             operands.base if self.base else None,
-            tuple(operands.importances[i] for i in self.importances),
+            (*(operands.importances[i] for i in self.importances), *(operands.masks[i] for i in self.masks)),
             operands.offset,
         )
 

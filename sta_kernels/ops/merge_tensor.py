@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sta_kernels import methods
 from sta_kernels.kernels import get_backend
-from sta_kernels.kernels.buffers import Buffer
+from sta_kernels.kernels.buffers import Buffer, room_on
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
 from sta_kernels.methods.base import REQUIRED, Method, Operands, Parameter, Place
 from sta_kernels.methods.run import Piece, merge_pieces
@@ -165,7 +165,8 @@ def _run(
     shape = tuple(out.shape)
     piece = Piece(operands, Buffer.from_torch(out.detach()), Place.alone(shape, tensor))
     backend = get_backend(device=str(out.device))
-    merge_pieces(chosen, [piece], settings, backend=backend, threads=torch.get_num_threads())
+    threads = torch.get_num_threads()
+    merge_pieces(chosen, [piece], settings, backend=backend, threads=threads, room=room_on(out.device))
 
 
 implement("merge_tensor", _new)
