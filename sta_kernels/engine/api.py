@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sta_kernels._version import __version__
 from sta_kernels.engine.config_edit import TEMPLATE_FILE
+from sta_kernels.engine.destination import check_place, finished_merge, making, outlook, refusal
 from sta_kernels.engine.devices import Kernels, open_kernels, place
 from sta_kernels.engine.digests import InputDigests
 from sta_kernels.engine.executor import Executor
@@ -20,7 +21,7 @@ from sta_kernels.engine.groups import group_runs
 from sta_kernels.engine.inputs import Inputs
 from sta_kernels.engine.jobs import Plan
 from sta_kernels.engine.journal import JOURNAL_NAME, Journal, Records, read_journal
-from sta_kernels.engine.lock import LOCK_NAME, locked
+from sta_kernels.engine.lock import locked
 from sta_kernels.engine.manifest import Manifest, read_manifest, tensor_records
 from sta_kernels.engine.memory import PAGE, Arena, parse_size
 from sta_kernels.engine.model_card import model_card
@@ -32,7 +33,6 @@ from sta_kernels.engine.output import (
     FileRecord,
     Shards,
     copy_side_file,
-    is_whole,
     remove_partials,
     remove_stale,
     write_small,
@@ -104,7 +104,7 @@ def merge_checkpoints(
     kernels = open_kernels(placement)
     with Inputs(loaded) as inputs:
         folder = Path(os.path.expanduser(out))
-        _check_place(folder, inputs)
+        check_place(folder, inputs)
         plan = make_plan(
             loaded,
             inputs,
@@ -117,9 +117,9 @@ def merge_checkpoints(
             write_model_card=write_model_card,
         )
         if dry_run:
-            return replace(plan, notes=(*plan.notes, *_outlook(folder, plan, overwrite)))
-        with _folder(folder), locked(folder):
-            finished = None if overwrite else _finished(folder, plan)
+            return replace(plan, notes=(*plan.notes, *outlook(folder, plan, overwrite)))
+        with making(folder), locked(folder):
+            finished = None if overwrite else finished_merge(folder, plan)
             if finished is not None:
                 return finished
             return _Merge(loaded, inputs, plan, folder, kernels, allow_nonfinite, progress).run(overwrite)
@@ -129,85 +129,6 @@ def _load(recipe: Recipe | str | os.PathLike[str] | Mapping[str, Any]) -> Recipe
     if isinstance(recipe, Recipe):
         return recipe
     return Recipe.parse(recipe) if isinstance(recipe, Mapping) else Recipe.load(recipe)
-
-
-@contextlib.contextmanager
-def _folder(folder: Path) -> Iterator[None]:
-    """Make the output folder; where nothing came of the merge, do not leave an empty one behind."""
-    existed = folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made a folder: {error.strerror or error}") from None
-    try:
-        yield
-    except InputError:
-        if not existed:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
-
-
-def _check_place(folder: Path, inputs: Inputs) -> None:
-    """Refuse to write into an input."""
-    out = Path(os.path.realpath(folder))
-    for record in inputs.records:
-        source = Path(os.path.realpath(record.path))
-        if out == source:
-            raise InputError(f"{folder}: is the input {record.path}; choose another folder")
-        if source.is_dir() and source in out.parents:
-            raise InputError(f"{folder}: lies in the input {record.path}; choose another folder")
-    for file in inputs.files():
-        if Path(os.path.realpath(file)).parent == out:
-            raise InputError(f"{folder}: holds the input {file}; choose another folder")
-
-
-def _finished(folder: Path, plan: Plan) -> Manifest | None:
-    """The manifest of this very merge, where it stands finished."""
-    manifest = read_manifest(folder)
-    if manifest is None or manifest.identity != plan.identity or not is_whole(folder, manifest.files):
-        return None
-    records = read_journal(folder / JOURNAL_NAME)
-    if records is not None and records.identity == plan.identity:  # killed between the manifest and the journal's end
-        (folder / JOURNAL_NAME).unlink()
-    return replace(manifest, already_finished=True)
-
-
-def _refusal(folder: Path, plan: Plan, records: Records | None) -> str | None:
-    """Why a folder, with the journal it holds, cannot take this merge unless it may be overwritten."""
-    if records is not None and records.identity == plan.identity:
-        return None
-    manifest = read_manifest(folder)
-    if records is not None:
-        held = "holds an unfinished merge of another recipe, or of inputs that have changed"
-    elif manifest is not None and manifest.identity != plan.identity:
-        held = "holds a finished merge of another recipe, or of inputs that have changed"
-    elif manifest is not None:
-        held = "holds this merge, but its files have changed since"
-    elif any(path.name != LOCK_NAME for path in folder.iterdir()):
-        held = "is not empty"
-    else:
-        return None
-    return f"{folder}: {held}; choose another folder, or replace what it holds with --overwrite (overwrite=True)"
-
-
-def _outlook(folder: Path, plan: Plan, overwrite: bool) -> Iterator[str]:
-    """What a plan's reader should know of the output folder as it stands."""
-    if not folder.is_dir():
-        if folder.exists():
-            yield f"the merge would be refused: {folder}: is not a folder"
-        return
-    records = read_journal(folder / JOURNAL_NAME)
-    if records is not None and records.identity == plan.identity:
-        yield f"{folder}: holds this merge, unfinished; it would be continued"
-    elif not overwrite:
-        manifest = read_manifest(folder)
-        if manifest is not None and manifest.identity == plan.identity and is_whole(folder, manifest.files):
-            yield f"{folder}: holds this merge already; there is nothing to do"
-            return
-        refusal = _refusal(folder, plan, records)
-        if refusal is not None:
-            yield f"the merge would be refused: {refusal}"
 
 
 class _Merge:
@@ -257,9 +178,9 @@ class _Merge:
         records = read_journal(self._folder / JOURNAL_NAME)
         if records is not None and records.identity == self._plan.identity:
             return records
-        refusal = None if overwrite else _refusal(self._folder, self._plan, records)
-        if refusal is not None:
-            raise InputError(refusal)
+        problem = None if overwrite else refusal(self._folder, self._plan, records)
+        if problem is not None:
+            raise InputError(problem)
         remove_partials(self._folder, self._names())
         return None
 
