@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from sta_kernels.cli import mergekit_flags
+
 _EPILOG = """\
 example:
   sta-kernels merge recipe.yaml merged/ --max-memory 512MB
@@ -39,15 +41,20 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("out", metavar="OUT", help="folder for the result")
     result.add_argument(
         "--device",
-        default="auto",
         help="cpu, cuda or cuda:N, interpret (Triton's interpreter: slow, a proof), or auto: the CPU, since files are "
         "read into main memory; the same bits on all, and a merge may be continued on another (default: auto)",
     )
-    result.add_argument("--threads", type=_positive, metavar="N", help="worker threads (default: one per processor)")
+    result.add_argument(
+        "--threads", "--num-threads", "-j", type=_positive, metavar="N",
+        help="worker threads (default: one per processor)",
+    )  # fmt: skip
     result.add_argument(
         "--max-memory", metavar="SIZE", help="bound of the process, such as 512MB (default: 2 GiB or a quarter of RAM)"
     )
-    result.add_argument("--out-shard-size", metavar="SIZE", default="5GB", help="largest output file (default: 5GB)")
+    result.add_argument(
+        "--out-shard-size", metavar="SIZE", type=mergekit_flags.shard_size, default="5GB",
+        help="largest output file, such as 5GB, or 5B as mergekit writes it (default: 5GB)",
+    )  # fmt: skip
     result.add_argument("--overwrite", action="store_true", help="replace what OUT holds")
     result.add_argument(
         "--allow-nonfinite", action="store_true", help="merge NaN and infinity instead of refusing them"
@@ -55,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--dry-run", action="store_true", help="print the plan, touch nothing")
     result.add_argument("--json", action="store_true", help="with --dry-run: the whole plan as JSON")
     result.add_argument("--quiet", action="store_true", help="no progress and no summary")
+    mergekit_flags.add_arguments(result)
     return result
 
 
@@ -64,6 +72,7 @@ def run(argv: Sequence[str]) -> int:
     arguments = command.parse_args(argv)
     if arguments.json and not arguments.dry_run:
         command.error("--json goes with --dry-run")
+    mergekit_flags.check(arguments, command)
     from sta_kernels.cli import render
     from sta_kernels.cli.progress import Progress
     from sta_kernels.engine import Plan, merge_checkpoints
@@ -71,19 +80,24 @@ def run(argv: Sequence[str]) -> int:
 
     started = time.monotonic()
     recipe = Recipe.load(arguments.recipe)
-    if not arguments.dry_run and not arguments.quiet:
-        for note in recipe.notes:
+    if arguments.random_seed is not None:
+        recipe = recipe.seeded(arguments.random_seed)
+    idle = tuple(mergekit_flags.notes(arguments))
+    if not arguments.quiet:
+        for note in idle if arguments.dry_run else (*idle, *recipe.notes):
             print(f"sta-kernels: note: {note}", file=sys.stderr)
     with Progress(arguments.quiet) as progress:
         result = merge_checkpoints(
             recipe,
             arguments.out,
-            device=arguments.device,
+            device=mergekit_flags.device(arguments),
             threads=arguments.threads,
             max_memory=arguments.max_memory,
             out_shard_size=arguments.out_shard_size,
             overwrite=arguments.overwrite,
             allow_nonfinite=arguments.allow_nonfinite,
+            copy_tokenizer=arguments.copy_tokenizer,
+            write_model_card=arguments.write_model_card,
             dry_run=arguments.dry_run,
             progress=progress,
         )

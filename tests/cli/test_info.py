@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sta_kernels import cli, kernels
+from sta_kernels import cli, kernels, methods
 from sta_kernels._version import __version__
 from sta_kernels.cli import info
 from sta_kernels.engine import devices
@@ -26,7 +26,7 @@ def test_json_and_text_tell_the_same(capsys: pytest.CaptureFixture[str]):
     facts = json.loads(capsys.readouterr().out)
     assert facts["version"] == __version__
     assert facts["libraries"]["numpy"] == metadata.version("numpy")
-    assert facts["methods"] == ["linear", "sta", "sta_forget", "task_arithmetic"]
+    assert facts["methods"] == list(methods.names())
     assert cli.main(["info"]) == 0
     text = capsys.readouterr().out
     for word in (facts["backend"], facts["reason"], str(facts["threads"]), facts["libraries"]["numpy"], "sta_forget"):
