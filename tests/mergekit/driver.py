@@ -38,6 +38,13 @@ def merge(recipe: str, out: str, **options: Any) -> None:
     run_merge(configuration, out, options=given, config_source=text)
 
 
+def plug() -> None:
+    """Make this project's methods known here."""
+    from sta_kernels.integrations.mergekit import install
+
+    install()
+
+
 def names(config: dict[str, Any], model: str) -> dict[str, list[int]]:
     """Names and shapes of a model's tensors, as the installed transformers has them."""
     with torch.device("meta"):
@@ -49,7 +56,7 @@ def main() -> None:
     """Answer until the input ends."""
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
-    jobs = {"merge": merge, "names": names}
+    jobs = {"merge": merge, "names": names, "plug": plug}
     for line in sys.stdin:
         job = json.loads(line)
         try:

@@ -1,0 +1,1 @@
+"""sta_kernels inside other tools."""
