@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -23,21 +22,6 @@ _WRAPPINGS = re.compile(r"\.(base_layer|modules_to_save\.(?!weight$|bias$)[^.]+|
 _FOREIGN = re.compile(r"(^|\.)(lora_|token_adapter)")
 _ITEM = 4
 """Bytes of a float32."""
-
-
-def split_reference(reference: str | os.PathLike[str]) -> tuple[str, str] | None:
-    """Model and adapter of ``MODEL+ADAPTER``; None for anything else.
-
-    A name that is there as it stands is no such pair, and a plus sign may be part of either name.
-    """
-    text = os.fspath(reference)
-    if os.path.exists(text):
-        return None
-    for match in re.finditer(r"\+", text):
-        model, adapter = text[: match.start()], text[match.end() :]
-        if os.path.exists(model) and os.path.isdir(adapter):
-            return model, adapter
-    return None
 
 
 def adapter_file(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,21 @@ def find_weights(folder: Path, stem: str) -> Path:
     if "adapter_config.json" in names and stem == "model":
         raise InputError(f"{folder}: a LoRA adapter; name it behind its model, as MODEL+{folder.name}")
     raise InputError(f"{folder}: holds no {stem}.safetensors, no {stem}.safetensors{INDEX_SUFFIX} and no PyTorch file")
+
+
+def split_reference(reference: str | os.PathLike[str]) -> tuple[str, str] | None:
+    """Model and adapter of ``MODEL+ADAPTER``; None for anything else.
+
+    A name that is there as it stands is no such pair, and a plus sign may be part of either name.
+    """
+    text = os.fspath(reference)
+    if os.path.exists(text):
+        return None
+    for match in re.finditer(r"\+", text):
+        model, adapter = text[: match.start()], text[match.end() :]
+        if os.path.exists(model) and os.path.isdir(adapter):
+            return model, adapter
+    return None
 
 
 def is_importance(name: str) -> bool:

@@ -17,6 +17,7 @@ from sta_kernels.checkpoint.folder import (
     inside,
     read_index,
     side_files,
+    split_reference,
 )
 from sta_kernels.checkpoint.names import plain_names
 from sta_kernels.checkpoint.positioned import byte_view
@@ -132,12 +133,11 @@ def open_checkpoint(path: str | Path, *, stem: str = "model") -> Checkpoint:
             describe its shards. Names the file.
         RunError: the device failed.
     """
-    if "+" in str(path):
-        from sta_kernels.checkpoint.adapter import open_adapted, split_reference  # which builds on this module
+    parts = split_reference(path)
+    if parts is not None:
+        from sta_kernels.checkpoint.adapter import open_adapted  # which builds on this module
 
-        parts = split_reference(path)
-        if parts is not None:
-            return open_adapted(Path(path), *parts)
+        return open_adapted(Path(path), *parts)
     path = Path(path)
     folder = path if path.is_dir() else None
     file = find_weights(path, stem) if folder is not None else path

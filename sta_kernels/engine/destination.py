@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from sta_kernels.checkpoint.adapter import split_reference
+from sta_kernels.checkpoint.folder import split_reference
 from sta_kernels.engine.inputs import Inputs
 from sta_kernels.engine.jobs import Plan
 from sta_kernels.engine.journal import JOURNAL_NAME, Records, read_journal

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from sta_kernels.checkpoint import adapter, low_rank, open_checkpoint
-from sta_kernels.checkpoint.adapter import split_reference
+from sta_kernels.checkpoint.folder import split_reference
 from sta_kernels.errors import InputError, RunError
 
 Tensors = dict[str, torch.Tensor]
