@@ -20,6 +20,7 @@ import torch
 
 from sta_kernels.kernels.backend import Backend, finish_one_by_one
 from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
+from sta_kernels.kernels.formula import FormulaSource
 
 _TORCH = {
     DType.F32: torch.float32,
@@ -120,6 +121,13 @@ class _Call(AbstractContextManager["_Call"]):
             return self._read(value)
         if isinstance(value, ImportanceSource):
             return replace(value, importance=self.operand(value.importance), theta=self.operand(value.theta))
+        if isinstance(value, FormulaSource):
+            return replace(
+                value,
+                models=self.operand(value.models),
+                base=self.operand(value.base),
+                importances=self.operand(value.importances),
+            )
         if isinstance(value, Sequence) and not isinstance(value, str):
             return tuple(map(self.operand, value))
         return value
@@ -222,6 +230,10 @@ class StagedBackend:
     order_statistic = _staged(Backend.order_statistic)
     order_statistics = _staged(Backend.order_statistics)
     order_statistic_exact = _staged(Backend.order_statistic_exact)
+    count_equal = _staged(Backend.count_equal)
+    values = _staged(Backend.values)
+    evaluate = _staged(Backend.evaluate, results=("out",))
+    rank_gate = _staged(Backend.rank_gate, results=("out",))
     sta_forget = _staged(Backend.sta_forget, results=("out",))
     taylor_accumulate = _staged(Backend.taylor_accumulate, updated=("total",))
     taylor_finish = _staged(Backend.taylor_finish, results=("out",))

@@ -14,27 +14,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from sta_kernels.kernels.backend import ROW_BYTES, check_rows
 from sta_kernels.kernels.buffers import Buffer, ImportanceSource
-from sta_kernels.kernels.reference.statistics import fold_exact, range_exact
+from sta_kernels.kernels.formula import FormulaSource
 from sta_kernels.kernels.triton import tables
-from sta_kernels.kernels.triton.calls import ForgetCall, MergeCall, in_parts
-from sta_kernels.kernels.triton.leaf_sums import launch_fold, launch_ranges_and_leaf_sums
-from sta_kernels.kernels.triton.order_statistic import (
-    launch_histogram,
-    launch_order_statistic,
-    launch_order_statistic_exact,
-)
+from sta_kernels.kernels.triton.calls import COPIES, ForgetCall, MergeCall, in_parts
+from sta_kernels.kernels.triton.evaluate import EvaluateSegment, launch_evaluate
+from sta_kernels.kernels.triton.leaf_sums import launch_fold
 from sta_kernels.kernels.triton.packing import Packed
+from sta_kernels.kernels.triton.rank_gate import launch_rank_gate
+from sta_kernels.kernels.triton.reductions import Reductions, fold_range
 from sta_kernels.kernels.triton.sta_forget import ForgetSegment, launch_sta_forget
 from sta_kernels.kernels.triton.sta_merge import MergeSegment, launch_sta_merge
-from sta_kernels.kernels.triton.statistics import launch_first_nonfinite, launch_ranges
 from sta_kernels.kernels.triton.taylor import FinishItem, launch_taylor_accumulate, launch_taylor_finish
 from sta_kernels.kernels.triton.weighted_sum import SumSegment, launch_weighted_sum
 
-_INTERPRETER = threading.RLock()  # its state is global
 
-
-class TritonBackend:
+class TritonBackend(Reductions):
     """Every kernel on one GPU, or on main memory in Triton's interpreter.
 
     Kernels run on the device's current stream, and a call returns before they have ended unless it returns a value.
@@ -49,7 +45,7 @@ class TritonBackend:
     batched = True
 
     def __init__(self, device: str) -> None:
-        self.device = torch.device(device)
+        super().__init__(device)
         self._queues = threading.local()
 
     @contextmanager
@@ -112,60 +108,42 @@ class TritonBackend:
         """``[θ0 +] λ·((Σ w_i·(θ_i [− θ0]))/divisor)``: see :meth:`Backend.weighted_sum`."""
         self._submit(SumSegment(base, tuple(models), out), self._sum, tuple(weights), divisor, lambda_)
 
-    def ranges(
+    def evaluate(self, source: FormulaSource, *, out: Buffer, threads: int) -> None:
+        """A formula's values, or the base with its δ: see :meth:`Backend.evaluate`."""
+        self._submit(EvaluateSegment(source, out), self._evaluate)
+
+    def rank_gate(
         self,
-        sources: Sequence[ImportanceSource],
-        minmax: np.ndarray[Any, Any],
-        leaves: Sequence[np.ndarray[Any, Any]] | None,
+        base: Buffer,
+        model: Buffer,
         *,
+        row: int,
+        chances: tuple[int, int],
+        scaled: bool,
+        seed: int,
+        tensor: int,
+        task: int,
+        offset: int,
+        out: Buffer,
         threads: int,
     ) -> None:
-        """Fold ranges into ``minmax`` and set ``leaves``: see :meth:`Backend.ranges`."""
+        """Chances by the ranks within rows: see :meth:`Backend.rank_gate`."""
+        check_rows(base.size, row, chances)
+        step = max(1, COPIES // (ROW_BYTES * row)) * row
         with self.launching(), Packed() as packed:
-            dense = [packed.source(source) for source in sources]
-            if leaves is None:
-                found = launch_ranges(self.device, dense)
-            else:
-                found, sums = launch_ranges_and_leaf_sums(self.device, dense)
-                for target, values in zip(leaves, sums, strict=True):
-                    target[:] = values.cpu().numpy()
-            _fold_ranges(found, minmax)
-
-    def fold(self, leaves: np.ndarray[Any, Any]) -> float:
-        """Tier-B sum of leaf sums: see :meth:`Backend.fold`."""
-        return fold_exact(leaves)  # they are in main memory, and few
-
-    def histogram(
-        self,
-        source: ImportanceSource,
-        *,
-        prefix: int,
-        prefix_bits: int,
-        digit_bits: int,
-        counts: np.ndarray[Any, Any],
-        threads: int,
-    ) -> None:
-        """Add to ``counts`` the next digit after ``prefix``: see :meth:`Backend.histogram`."""
-        with self.launching(), Packed() as packed:
-            found = launch_histogram(self.device, packed.source(source), prefix, prefix_bits, digit_bits)
-            counts += found.cpu().numpy().astype(np.uint64)
-
-    def order_statistic(self, source: ImportanceSource, k: int, *, threads: int) -> float:
-        """Exact k-th smallest float32 importance: see :meth:`Backend.order_statistic`."""
-        return self.order_statistics([source], [k], threads=threads)[0]
-
-    def order_statistics(self, sources: Sequence[ImportanceSource], ks: Sequence[int], *, threads: int) -> list[float]:
-        """Exact k-th smallest float32 importance of each tensor: see :meth:`Backend.order_statistics`."""
-        for source, k in zip(sources, ks, strict=True):
-            _check_rank(k, source.size)
-        with self.launching(), Packed() as packed:
-            return launch_order_statistic(self.device, [packed.source(source) for source in sources], ks).tolist()
-
-    def order_statistic_exact(self, x: Buffer, k: int, *, threads: int) -> float:
-        """Exact k-th smallest in the buffer's own dtype: see :meth:`Backend.order_statistic_exact`."""
-        _check_rank(k, x.size)
-        with self.launching(), Packed() as packed:
-            return float(launch_order_statistic_exact(self.device, [packed.buffer(x)], [k])[0])
+            dense = packed.buffer(base), packed.buffer(model), packed.result(out)
+            for start in range(0, base.size, step):
+                launch_rank_gate(
+                    self.device,
+                    *(buffer.slice(start, min(start + step, base.size)) for buffer in dense),
+                    row=row,
+                    chances=chances,
+                    scaled=scaled,
+                    seed=seed,
+                    tensor=tensor,
+                    task=task,
+                    offset=offset + start,
+                )
 
     def sta_forget(
         self,
@@ -207,7 +185,7 @@ class TritonBackend:
         """Importance from accumulated gradients, its range and leaf sums: see :meth:`Backend.taylor_finish`."""
         with self.launching():
             found, sums = self._finish(measure, [(total, param, out)])
-        _fold_ranges(found, minmax[None])
+        fold_range(found[0].cpu().numpy(), minmax)
         leaves[:] = sums[0].cpu().numpy()
 
     def taylor_finish_many(
@@ -226,15 +204,6 @@ class TritonBackend:
             # float32 in float64 keeps its value: all of it comes back in one transfer.
             results = torch.cat([torch.cat(found).double(), sums_there[:, None]], dim=1).cpu().numpy()
         return results[:, :2].astype(np.float32), results[:, 2]
-
-    def first_nonfinite(self, buffers: Sequence[Buffer], *, threads: int = 1) -> tuple[int, int] | None:
-        """First NaN or infinity, buffer by buffer: see :meth:`Backend.first_nonfinite`."""
-        with self.launching(), Packed() as packed:
-            found = launch_first_nonfinite(self.device, [packed.buffer(buffer) for buffer in buffers]).cpu()
-        for i, index in enumerate(found.tolist()):
-            if index >= 0:
-                return i, index
-        return None
 
     def _submit(self, call: Any, launch: Callable[..., None], *key: Any) -> None:
         queue = getattr(self._queues, "queue", None)
@@ -325,6 +294,11 @@ class TritonBackend:
             ]
             launch_weighted_sum(self.device, segments, weights=weights, divisor=divisor, lambda_=lambda_)
 
+    def _evaluate(self, calls: list[EvaluateSegment]) -> None:
+        with Packed() as packed:
+            segments = [EvaluateSegment(packed.source(call.source), packed.result(call.out)) for call in calls]
+            launch_evaluate(self.device, segments)
+
     def _finish(
         self, measure: str, items: Sequence[tuple[Buffer, Buffer, Buffer]]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -341,18 +315,6 @@ class TritonBackend:
                 self.device, [(packed.updated(total), packed.buffer(grad)) for total, grad in calls]
             )
 
-    @contextmanager
-    def launching(self) -> Iterator[None]:
-        """On the right device; one at a time in the interpreter."""
-        with torch.cuda.device(self.device) if self.device.type == "cuda" else _INTERPRETER:
-            yield
-
-
-def _fold_ranges(found: torch.Tensor, minmax: np.ndarray[Any, Any]) -> None:
-    for i, ends in enumerate(found.cpu().numpy()):
-        if not np.array_equal(ends, (np.inf, -np.inf)):
-            minmax[i] = range_exact(ends, *minmax[i])
-
 
 def _add_counts(calls: Sequence[MergeCall | ForgetCall], counts: torch.Tensor) -> None:
     """Add what was counted to each caller's counters."""
@@ -364,8 +326,3 @@ def _add_counts(calls: Sequence[MergeCall | ForgetCall], counts: torch.Tensor) -
 def _array_at(address: int, element: type[ctypes.c_float | ctypes.c_int64], *shape: int) -> np.ndarray[Any, Any]:
     """View a small C-contiguous host array by its address."""
     return np.ctypeslib.as_array((element * math.prod(shape)).from_address(address)).reshape(shape)
-
-
-def _check_rank(k: int, n: int) -> None:
-    if not 1 <= k <= n:
-        raise ValueError(f"k = {k}: expected 1 to {n}, the number of elements")

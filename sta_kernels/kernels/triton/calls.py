@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from sta_kernels.kernels.triton.evaluate import EvaluateSegment
 from sta_kernels.kernels.triton.packing import copied, copied_alike
 from sta_kernels.kernels.triton.sta_forget import ForgetSegment
 from sta_kernels.kernels.triton.sta_merge import MergeSegment
@@ -61,4 +62,6 @@ def _copies(call: Any) -> int:
     if isinstance(call, ForgetCall):
         found = call.segment
         return copied(found.target, found.base, found.finetuned, found.importance, found.out)
+    if isinstance(call, EvaluateSegment):
+        return copied(*call.source.operands, call.out)
     return copied(call.base, *call.models, call.out) if isinstance(call, SumSegment) else copied(*call)

@@ -15,8 +15,9 @@ from sta_kernels.kernels.buffers import Buffer, DType
 from sta_kernels.kernels.formula import Formula, FormulaSource
 from sta_kernels.kernels.triton.config import LaunchConfig, elementwise_config
 from sta_kernels.kernels.triton.formulas import FORMULAS
+from sta_kernels.kernels.triton.formulas.philox import BLOCK_OF_DRAWS
 from sta_kernels.kernels.triton.primitives import narrow, pointer, positions, widen
-from sta_kernels.kernels.triton.tables import aligned, check_contiguous, chunks, language_dtype, rows, upload
+from sta_kernels.kernels.triton.tables import aligned, check_contiguous, chunks, language_dtype, rows, signed, upload
 
 _REGISTERS = {} if torch.version.hip else {"maxnreg": 255}
 """Left alone, NVIDIA's assembler stops at fewer registers and spills the rest."""
@@ -24,16 +25,20 @@ _REGISTERS = {} if torch.version.hip else {"maxnreg": 255}
 _MOST_EIGHTS = 8
 """Models of which a thread takes eight elements each."""
 
-_BLOCK_OF_DRAWS = 4
-"""Elements that share a block of random words."""
-
 
 @dataclass(frozen=True, slots=True)
 class EvaluateSegment:
-    """One tensor: its formula with operands, and where the values go (which may be any of the operands)."""
+    """One tensor: its formula with operands, and where the values go (which may be any of the operands).
+
+    Attributes:
+        source: what is evaluated.
+        out: of as many elements.
+        is_field: whether the values are wanted as they are, where they otherwise are added to the base.
+    """
 
     source: FormulaSource
     out: Buffer
+    is_field: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Signature:
     Attributes:
         name: of the formula.
         variant: its own.
+        added: whether the value is a δ that is added to the base.
         n_shared: number of shared parameters.
         n_per_model: of those per model.
         n_integers: of integers.
@@ -56,6 +62,7 @@ class Signature:
 
     name: str
     variant: tuple[int, ...]
+    added: bool
     n_shared: int
     n_per_model: int
     n_integers: int
@@ -81,10 +88,11 @@ class Signature:
         return cls(
             formula.name,
             formula.variant,
+            FORMULAS[formula.name].is_delta and source.base is not None and not segment.is_field,
             len(formula.shared),
             len(formula.per_model[0]) if formula.per_model else 0,
             len(formula.integers),
-            source.offset % _BLOCK_OF_DRAWS == 0,
+            source.offset % BLOCK_OF_DRAWS == 0,
             None if source.base is None else source.base.dtype,
             tuple(model.dtype for model in source.models),
             tuple(importance.dtype for importance in source.importances),
@@ -104,7 +112,7 @@ class Signature:
         return {
             "FORMULA": formula.value,
             "VARIANT": self.variant,
-            "ADDED": formula.is_delta and self.base is not None,
+            "ADDED": self.added,
             "SHARED": self.n_shared,
             "PER_MODEL": self.n_per_model,
             "INTEGERS": self.n_integers,
@@ -186,8 +194,7 @@ def _numbers(formula: Formula) -> list[float]:
 
 
 def _integers(source: FormulaSource) -> list[int]:
-    # Of 64 bits, signed or not: in the table they are signed.
-    return [source.offset, *((value + (1 << 63)) % (1 << 64) - (1 << 63) for value in source.formula.integers)]
+    return [source.offset, *map(signed, source.formula.integers)]
 
 
 @triton.jit

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
 from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
+from sta_kernels.kernels.formula import FormulaSource
+
+_Source = TypeVar("_Source", ImportanceSource, FormulaSource)
 
 
 class Packed:
@@ -31,12 +37,19 @@ class Packed:
         """The buffer, packed where it has strides."""
         return buffer if buffer.strides is None else Buffer.from_torch(tensor_of(buffer).contiguous())
 
-    def source(self, source: ImportanceSource) -> ImportanceSource:
-        """An importance whose operands are contiguous."""
-        return ImportanceSource(
-            source.measure,
-            None if source.importance is None else self.buffer(source.importance),
-            None if source.theta is None else self.buffer(source.theta),
+    def source(self, source: _Source) -> _Source:
+        """An importance, or a field, whose operands are contiguous."""
+        if isinstance(source, FormulaSource):
+            return replace(
+                source,
+                models=tuple(map(self.buffer, source.models)),
+                base=None if source.base is None else self.buffer(source.base),
+                importances=tuple(map(self.buffer, source.importances)),
+            )
+        return replace(
+            source,
+            importance=None if source.importance is None else self.buffer(source.importance),
+            theta=None if source.theta is None else self.buffer(source.theta),
         )
 
     def alike(self, buffers: Sequence[Buffer]) -> tuple[Buffer, ...]:
@@ -77,9 +90,23 @@ def copied_alike(buffers: Sequence[Buffer]) -> int:
 
 
 def tensor_of(buffer: Buffer) -> torch.Tensor:
-    """The buffer as a tensor without a copy: the one it was made from, or a view of main memory."""
-    owner = buffer.owner
-    if isinstance(owner, torch.Tensor) and owner.data_ptr() == buffer.address and tuple(owner.shape) == buffer.shape:
-        return owner.detach()
+    """The buffer as a tensor without a copy: a view of what it was made from, or of main memory."""
+    owner, itemsize = buffer.owner, buffer.dtype.itemsize
+    if isinstance(owner, torch.Tensor):
+        storage = owner.untyped_storage()
+        steps = None if buffer.strides is None else tuple(stride // itemsize for stride in buffer.strides)
+        view = torch.empty(0, dtype=_TORCH[buffer.dtype], device=owner.device)
+        if not buffer.size:
+            return view.reshape(buffer.shape)
+        start = (buffer.address - storage.data_ptr()) // itemsize
+        return view.set_(storage, start, buffer.shape, _dense(buffer.shape) if steps is None else steps)
     array = torch.from_numpy(buffer.numpy())
     return array.view(torch.bfloat16) if buffer.dtype is DType.BF16 else array
+
+
+def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Steps of C order."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+_TORCH = {DType.F32: torch.float32, DType.BF16: torch.bfloat16, DType.F16: torch.float16, DType.F64: torch.float64}

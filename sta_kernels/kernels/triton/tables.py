@@ -55,6 +55,11 @@ def chunks(sizes: Sequence[int], chunk: int) -> np.ndarray[Any, Any]:
     return table
 
 
+def signed(value: int) -> int:
+    """A 64-bit integer, signed or not, as a table holds it."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
 def upload(device: torch.device, *arrays: np.ndarray[Any, Any]) -> list[torch.Tensor]:
     """Copy small host arrays to the device in one transfer, ordered with the current stream and without waiting.
 

@@ -89,7 +89,7 @@ def source(
     return FormulaSource(
         formula(rng, name, variant, n),
         models,
-        None if name == "fisher" or variant == (0,) and name in ("product", "scaled_sum") else base,
+        None if name == "fisher" or (variant == (0,) and name in ("product", "scaled_sum")) else base,
         stored if wanted else (),
         offset,
     )

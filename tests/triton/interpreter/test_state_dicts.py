@@ -12,7 +12,7 @@ import torch
 import sta_kernels as sk
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.triton import backend as triton_backend
-from sta_kernels.kernels.triton import calls
+from sta_kernels.kernels.triton import calls, reductions
 
 N_TENSORS = 20
 CASES: dict[str, dict[str, Any]] = {
@@ -73,10 +73,11 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
             counted[name] += 1
             return launch(*arguments, **more)
 
-        monkeypatch.setattr(triton_backend, name, counting)
+        monkeypatch.setattr(module, name, counting)
 
-    for name in [name for name in vars(triton_backend) if name.startswith("launch_")]:
-        count(name, getattr(triton_backend, name))
+    for module in (triton_backend, reductions):
+        for name in [name for name in vars(module) if name.startswith("launch_")]:
+            count(name, getattr(module, name))
     return counted
 
 

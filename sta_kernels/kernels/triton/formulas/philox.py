@@ -8,6 +8,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+BLOCK_OF_DRAWS = 4
+"""Elements that share a block of random words."""
+
 
 @triton.jit
 def draws(seed, tensor, task, index):
