@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -115,7 +116,8 @@ def merge_pieces(
         pieces = [_masked(method, piece, settings, backend, threads, n_masks, room) for piece in pieces]
     results = reduce_pieces(method, pieces, settings, backend=backend, threads=threads, check=check)
     counts = [np.zeros(len(method.counters(n_models)), np.int64) for _ in pieces]
-    with backend.grouped():
+    # What a rule writes to its masks, it reads in its next call, which must not be held back.
+    with nullcontext() if n_masks else backend.grouped():
         for piece, found, counted in zip(pieces, results, counts, strict=True):
             method.apply(
                 backend,

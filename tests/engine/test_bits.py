@@ -23,6 +23,7 @@ CASES: dict[str, dict[str, Any]] = {
     "sta_amp": {"parameters": {"measure": "amp"}},
     "sta_lp_amp": {"parameters": {"measure": "lp_amp", "p": 0.3}, "split": {"*.in_proj_weight": 3}},
     "sta_forget": {"parameters": {"p": 0.6}},
+    "sta_forget_added": {"parameters": {"p": 0.4, "only_added": True, "added_keep": 2}},
     "linear": {"parameters": {"weight": 0.3}},
     "task_arithmetic": {"parameters": {"weight": 0.3, "lambda": 0.4}, "exclude": ["embed.*"], "dtype": "float32"},
     "sta_block": {"parameters": {"p": 0.5, "scope": "block"}},
@@ -65,7 +66,7 @@ def in_memory(models: Any, recipe: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 def recipe_of(models: Any, case: str) -> dict[str, Any]:
     method = next(name for name in METHODS if case.startswith(name))
-    recipe = models.recipe(method, models=1 if method == "sta_forget" else 3, **CASES[case])
+    recipe = models.recipe(method, models=1 if case == "sta_forget" else 3, **CASES[case])
     if method in ("linear", "fisher"):
         del recipe["base_model"]  # else it is averaged as one more model, as mergekit does
     return recipe

@@ -10,6 +10,7 @@ import pytest
 
 from sta_kernels import methods
 from sta_kernels.errors import InputError
+from sta_kernels.methods.base import REQUIRED
 
 
 def test_methods_are_found_by_their_files() -> None:
@@ -42,6 +43,10 @@ def test_methods_do_not_import_torch() -> None:
 def test_every_parameter_has_a_summary_and_a_default_of_its_own_type(name: str) -> None:
     for parameter in methods.get(name).parameters:
         assert parameter.summary
+        if parameter.default is REQUIRED:
+            with pytest.raises(InputError, match="is required"):
+                methods.resolve(methods.get(name), max(methods.get(name).models[0], 1))
+            continue
         assert parameter.default is None or parameter.check(parameter.default) == parameter.default
 
 
@@ -100,7 +105,7 @@ def test_numpy_numbers_are_taken_as_the_decimals_they_print() -> None:
         ("sta", 3, {"weight": [1, 2, float("nan")]}, r"sta: weight\[2\]: expected a finite"),
         ("sta", 3, {"weight": 1e39}, "sta: weight: expected a finite float32 number"),
         ("sta", 0, {}, "sta: 0 models given, it takes 1 or more"),
-        ("sta_forget", 2, {}, "sta_forget: 2 models given, it takes 1"),
+        ("sta_forget", 2, {}, "sta_forget: 2 models given, it forgets one"),
         ("sta_forget", 1, {"keep": 1}, "sta_forget has no parameter 'keep'"),
         ("linear", 2, {"normalize": 1}, "linear: normalize: expected true or false, got 1"),
         ("linear", 2, {"lambda": 1}, "linear has no parameter 'lambda'; known: weight, normalize"),
