@@ -97,7 +97,7 @@ def merge(
     threads = threads or torch.get_num_threads()
     device = inputs.device
     backend = get_backend(device=str(device))
-    selection = choose_entries(inputs, [exclude] if isinstance(exclude, str) else exclude)
+    selection = choose_entries(inputs, [exclude] if isinstance(exclude, str) else exclude, chosen.data)
     split = split or {}
     check_split(split, selection.merged)
     template = inputs.template
@@ -219,7 +219,7 @@ class _Merging:
             self._check_operands(names)
         pieces = [
             Piece(
-                inputs.operands(selection, part),
+                inputs.operands(selection, part, self._method.data),
                 buffer_of(results[part.tensor], part),
                 self._places[part.name],
                 earlier=self._earlier.get(part.name, ()),
@@ -247,7 +247,7 @@ class _Merging:
         inputs, selection = self._inputs, self._selection
         inputs.check_finite(selection, names, self._backend, self._threads)
         declared = self._method.statistics(self._settings, len(inputs.models), Place.alone((1,)), ())
-        if not all(map(shows_sign, declared)) or not declared:
+        if not (self._method.data.signed or (declared and all(map(shows_sign, declared)))):
             inputs.check_importances(selection, names, self._backend, self._threads)
 
     def _shared_results(self, parts: Sequence[Segment]) -> dict[str, tuple[Any, ...]]:
@@ -274,7 +274,7 @@ class _Merging:
             done = [False] * len(pending)
             while not all(done):
                 for part in parts:
-                    operands = self._inputs.operands(self._selection, part)
+                    operands = self._inputs.operands(self._selection, part, self._method.data)
                     for statistic, accumulator, is_done in zip(declared, pending, done, strict=True):
                         if not is_done:
                             source, offset = statistic.subject.source(operands), shared.offsets[part.name]

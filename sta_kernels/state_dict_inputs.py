@@ -12,7 +12,7 @@ import torch
 from sta_kernels.errors import InputError, warn_caller
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer, ImportanceSource
-from sta_kernels.methods.base import Method, Operands, Settings
+from sta_kernels.methods.base import Method, ModelData, Operands, Settings
 from sta_kernels.methods.selection import COPIED_DTYPES, Segment, Selection, select, select_importances
 from sta_kernels.methods.statistics import Range, Statistic
 from sta_kernels.methods.subjects import Importance, overflow_advice
@@ -72,16 +72,21 @@ class Inputs:
         if shows_sign(statistic):
             _check_sign(self.importances[subject.task], name, result[0])
 
-    def operands(self, selection: Selection, segment: Segment) -> Operands:
+    def operands(self, selection: Selection, segment: Segment, data: ModelData) -> Operands:
         """The buffers of one segment."""
 
         def view(state: StateDict) -> Buffer:
             return buffer_of(_stored(state, selection, segment.tensor), segment)
 
+        held = [_find(state, selection, segment.tensor) for state in self.importances]
+        found = [tensor for tensor in held if tensor is not None]
+
         return Operands(
             models=tuple(map(view, self.models)),
             base=None if self.base is None else view(self.base),
-            importances=tuple(map(view, self.importances)),
+            importances=tuple(
+                buffer_of(each, segment) if data.elementwise else Buffer.from_torch(each) for each in found
+            ),
             target=None if self.target is None else view(self.target),
             offset=segment.start,
         )
@@ -136,7 +141,7 @@ def gather(
     )
 
 
-def choose_entries(inputs: Inputs, exclude: Sequence[str]) -> Selection:
+def choose_entries(inputs: Inputs, exclude: Sequence[str], data: ModelData) -> Selection:
     """What is merged, once names, shapes, ties and importances have been checked.
 
     Raises:
@@ -158,7 +163,9 @@ def choose_entries(inputs: Inputs, exclude: Sequence[str]) -> Selection:
         return selection
     files = {state.label: state.without_foreign_aliases(entries) for state in inputs.importances}
     _check_ties(inputs.importances, selection, template)
-    frozen = select_importances(selection, entries, files, exclude=exclude)
+    frozen = select_importances(selection, entries, files, exclude=exclude, data=data)
+    if data.without is not None:
+        return selection
     _check_frozen(inputs, selection, frozen)
     merged = tuple(name for name in selection.merged if name not in frozen)
     return replace(selection, merged=merged, copied=(*selection.copied, *frozen))
@@ -221,10 +228,18 @@ def _tensors(
 ) -> Iterator[tuple[StateDict, str, torch.Tensor]]:
     for name in names:
         for state in states:
-            yield state, name, _stored(state, selection, name)
+            tensor = _find(state, selection, name)
+            if tensor is not None:
+                yield state, name, tensor
+
+
+def _find(state: StateDict, selection: Selection, name: str) -> torch.Tensor | None:
+    """An entry's tensor; None of an importance that the method does without."""
+    stored = selection.stored_name(state.tensors, name)
+    return None if stored is None else state.tensors[stored]
 
 
 def _stored(state: StateDict, selection: Selection, name: str) -> torch.Tensor:
-    stored = selection.stored_name(state.tensors, name)
-    assert stored is not None
-    return state.tensors[stored]
+    tensor = _find(state, selection, name)
+    assert tensor is not None
+    return tensor

@@ -16,6 +16,8 @@ from sta_kernels.methods.statistics import Summary
 _PREFIX = "sta_kernels."
 _FORMAT_KEY = _PREFIX + "importance"
 _FORMAT = "1"
+RECORDED = (*MEASURES, "gradient", "fisher", "gram")
+"""What a file may say that it holds: an importance, or what other methods want to know of a model."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class ImportanceMetadata:
     """Origin and statistics of an importance.
 
     Attributes:
-        measure: ``lp``, ``amp`` or ``lp_amp``.
-        samples: backward passes that were summed.
+        measure: ``lp``, ``amp`` or ``lp_amp``; ``gradient``, ``fisher`` or ``gram``.
+        samples: that were summed: backward passes, or rows of a layer's input.
         model_digest: of the fine-tuned model's float32 values (:func:`sta_kernels.checkpoint.digest.model_digest`).
         version: of the package that wrote it.
         statistics: range and mean per tensor, of the values as stored.
@@ -70,7 +72,7 @@ class ImportanceMetadata:
             raise InputError(f"{source}: importance format {form!r}; this version reads {_FORMAT}")
         try:
             measure = metadata[_PREFIX + "measure"]
-            if measure not in MEASURES:
+            if measure not in RECORDED:
                 raise ValueError(f"unknown measure {measure!r}")
             samples = metadata[_PREFIX + "samples"]
             if not (samples.isascii() and samples.isdecimal()):

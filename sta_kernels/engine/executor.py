@@ -107,9 +107,8 @@ class Executor:
     def _read(self, tile: _Tile, operands: Iterable[Operand], arena: Arena, *, final: bool) -> None:
         """Fill a buffer per operand; in the final pass, the bytes also go into the inputs' digests."""
         for operand in operands:
-            unit = tile.job.unit(operand)
-            view, address = arena.take((tile.stop - tile.start) * unit)
-            offset = (tile.job.start + tile.start) * unit
+            view, address = arena.take(tile.job.bytes_of(operand, tile.stop - tile.start))
+            offset = 0 if operand.shape is not None else (tile.job.start + tile.start) * tile.job.unit(operand)
             checkpoint = self._inputs.checkpoints[operand.input]
             checkpoint.read_into(operand.name, offset, view)
             entry = checkpoint.find(operand.name)
@@ -159,7 +158,7 @@ class Executor:
         entry = self._inputs.checkpoints[operand.input].find(operand.name)
         assert entry is not None
         raise InputError(
-            f"{entry.file}: {operand.name!r} is {single[0]} at {tile.position(index)}; repair the tensor, "
+            f"{entry.file}: {operand.name!r} is {single[0]} at {tile.position(index, operand)}; repair the tensor, "
             "exclude it to copy the base's, or merge it as it is with --allow-nonfinite (allow_nonfinite=True)"
         )
 
@@ -290,7 +289,7 @@ class _Tile:
 
     def buffer(self, operand: Operand) -> Buffer:
         view, address = self._pieces[operand.input, operand.name]
-        return Buffer(address, KERNEL_DTYPES[operand.dtype], self.shape, None, view)
+        return Buffer(address, KERNEL_DTYPES[operand.dtype], operand.shape or self.shape, None, view)
 
     def operands(self) -> Operands:
         """By role; what was not read is left out, and must not be asked for."""
@@ -309,8 +308,10 @@ class _Tile:
             offset=self.job.start + self.start,
         )
 
-    def position(self, index: int) -> list[int]:
+    def position(self, index: int, operand: Operand | None = None) -> list[int]:
         """Index per dimension of an element of this tile in its tensor."""
+        if operand is not None and operand.shape is not None:
+            return [int(i) for i in np.unravel_index(index, operand.shape)]
         where = np.unravel_index(self.job.start + self.start + index, self.job.shape) if self.job.shape else ()
         return [int(i) for i in where]
 

@@ -12,7 +12,7 @@ from typing import Any
 import xxhash
 
 from sta_kernels._version import __version__
-from sta_kernels.checkpoint.entry import BITS, KERNEL_DTYPES
+from sta_kernels.checkpoint.entry import BITS, KERNEL_DTYPES, byte_size
 from sta_kernels.checkpoint.layout import Layout
 from sta_kernels.engine.config_edit import Edits
 from sta_kernels.engine.devices import Placement
@@ -33,12 +33,14 @@ class Operand:
         input: index into the plan's inputs.
         name: of the tensor in that input.
         dtype: safetensors code.
+        shape: where it is not that of the job's tensor, and the operand is read in one piece.
     """
 
     role: str
     input: int
     name: str
     dtype: str
+    shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,10 @@ class Job:
         """Bytes per unit of an operand."""
         return BITS[operand.dtype] // 8 if self.in_elements else 1
 
+    def bytes_of(self, operand: Operand, units: int) -> int:
+        """Bytes of an operand in a tile of that many units."""
+        return units * self.unit(operand) if operand.shape is None else byte_size(operand.dtype, operand.shape)
+
     def distinct(self) -> Iterator[Operand]:
         """Operands, without those that are the same tensor in another role."""
         seen = set()
@@ -138,7 +144,7 @@ class Job:
     @property
     def bytes_read(self) -> int:
         """Of one pass over all operands."""
-        return self.size * sum(self.unit(operand) for operand in self.distinct())
+        return sum(self.bytes_of(operand, self.size) for operand in self.distinct())
 
     def of_role(self, role: str) -> list[Operand]:
         """Operands of one role, in order."""
@@ -195,7 +201,7 @@ class Job:
             "start": self.start,
             "stop": self.stop,
             "dtype": self.dtype,
-            "operands": [[o.role, o.input, o.name, o.dtype] for o in self.operands],
+            "operands": [[o.role, o.input, o.name, o.dtype, o.shape] for o in self.operands],
             "shard": self.shard,
             "offset": self.offset,
             "settings": settings and {"shared": dict(settings.shared), "per_model": dict(settings.per_model)},
@@ -214,7 +220,10 @@ class Job:
         """Read :meth:`to_json` back."""
         fields = dict(record)
         fields["shape"] = tuple(record["shape"])
-        fields["operands"] = tuple(Operand(*operand) for operand in record["operands"])
+        fields["operands"] = tuple(
+            Operand(role, index, name, dtype, None if shape is None else tuple(shape))
+            for role, index, name, dtype, shape in record["operands"]
+        )
         fields["summaries"] = tuple(s and Summary(*s) for s in record["summaries"])
         fields["tasks"] = tuple(record["tasks"])
         if record["settings"] is not None:

@@ -159,6 +159,7 @@ class _Planner:
         self.notes: list[str] = []
         self.filters: dict[str, bool] = {}
         self._places: dict[str, Place] = {}
+        self._without: frozenset[str] = frozenset()
 
     def jobs(self) -> Iterator[Job]:
         """One per segment that is merged, one per tensor that is copied, one per set of tensors that must agree."""
@@ -210,7 +211,7 @@ class _Planner:
                     self.filters[note] = any(pattern in name for name in known)
 
     def _frozen(self, selection: Selection, settings: Mapping[str, Settings]) -> tuple[str, ...]:
-        """Entries for which no file has an importance."""
+        """Entries for which no file has an importance, where the method cannot do without."""
         inputs, method = self._inputs, self._recipe.method
         wanted = [index for index in inputs.importances if index is not None]
         needing = tuple(name for name in selection.merged if method.roles(settings[name]).importance)
@@ -218,7 +219,14 @@ class _Planner:
             return ()
         tables = {inputs.label(index): inputs.without_foreign_aliases(index, self._template) for index in wanted}
         narrowed = replace(selection, merged=needing)
-        return select_importances(narrowed, self._template, tables, exclude=self._recipe.exclude)
+        absent = select_importances(narrowed, self._template, tables, exclude=self._recipe.exclude, data=method.data)
+        if method.data.without is None:
+            return absent
+        self._without = frozenset(absent)
+        if absent:
+            more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
+            self.notes.append(f"no {method.data.name} for {absent[0]!r}{more}: {method.data.without}")
+        return ()
 
     def _copy(self, name: str) -> Job:
         """The template's own tensor: its bytes, or its values in the recipe's dtype."""
@@ -271,7 +279,7 @@ class _Planner:
                 if alias in entries and first in entries:
                     pair = (self._operand("model", index, first), self._operand("model", index, alias))
                     said = f"{{}}: {alias!r} and {first!r} differ, but {label} ties them"
-                    yield self._comparison(alias, self._template[first], pair, said, True)
+                    yield self._comparison(alias, entries[first], pair, said, True)
 
     def _comparison(
         self, name: str, entry: TensorEntry, operands: tuple[Operand, ...], differing: str, refuse: bool
@@ -292,10 +300,10 @@ class _Planner:
             operands.append(self._stored("target", inputs.target, selection, name))
         operands += [self._stored("model", index, selection, name) for index in inputs.models]
         summaries: list[Summary | None] = []
-        if roles.importance:
+        if roles.importance and name not in self._without:
             for index in inputs.importances:
                 assert index is not None  # the recipe has refused settings that need one
-                operand = self._stored("importance", index, selection, name)
+                operand = self._shaped(self._stored("importance", index, selection, name), entry)
                 self._check_measure(index, settings)
                 operands.append(operand)
                 summaries.append(inputs.summary(index, operand.name))
@@ -320,13 +328,23 @@ class _Planner:
             )
 
     def _check_measure(self, index: int, settings: Settings) -> None:
-        """``lp_amp`` multiplies a stored lp importance by θ²: not one that holds θ² already."""
-        metadata = self._inputs.metadata(index)
+        """A file that says what it holds; ``lp_amp`` multiplies a stored lp importance by θ²: not one that holds θ²."""
+        metadata, data = self._inputs.metadata(index), self._recipe.method.data
+        if metadata is not None and metadata.measure not in data.measures:
+            raise InputError(
+                f"{self._inputs.label(index)}: holds {metadata.measure}, and {self._recipe.method_name} takes "
+                f"{' or '.join(data.measures)}"
+            )
         if settings.shared.get("measure") == "lp_amp" and metadata is not None and metadata.measure != "lp":
             raise InputError(
                 f"{self._inputs.label(index)}: holds {metadata.measure}, and measure: lp_amp multiplies an lp "
                 "importance by θ²; say measure: lp to take the file as it is"
             )
+
+    def _shaped(self, operand: Operand, entry: TensorEntry) -> Operand:
+        """An operand of other data than an importance, with the shape that goes by its parameter's."""
+        data = self._recipe.method.data
+        return operand if data.elementwise else replace(operand, shape=data.shape(entry.shape))
 
     def _out_dtype(self, entry: TensorEntry) -> str:
         wanted = self._recipe.dtype

@@ -201,7 +201,7 @@ class Backend(Protocol):
         """
 
     def first_nonfinite(self, buffers: Sequence[Buffer], *, threads: int = 1) -> tuple[int, int] | None:
-        """(buffer, flat index) of the first NaN or infinity, or None."""
+        """(buffer, flat index) of the first NaN or infinity, or None; sizes may differ."""
 
 
 def check_rows(size: int, row: int, chances: tuple[int, int]) -> None:

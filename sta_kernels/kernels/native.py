@@ -6,6 +6,7 @@ import ctypes
 from array import array
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -259,13 +260,17 @@ class NativeBackend:
 
     def first_nonfinite(self, buffers: Sequence[Buffer], *, threads: int = 1) -> tuple[int, int] | None:
         """See :class:`sta_kernels.kernels.backend.Backend`."""
-        if not buffers:
-            return None
-        table = Table(buffers)
         found = (ctypes.c_int64 * 2)()
         address = ctypes.addressof(found)
-        self._call("sta_first_nonfinite", threads, buffers[0].size, len(buffers), table[0], address, address + 8)
-        return None if found[0] < 0 else (found[0], found[1])
+        earlier = 0
+        for size, group in groupby(buffers, key=lambda buffer: buffer.size):
+            alike = list(group)
+            table = Table(alike)
+            self._call("sta_first_nonfinite", threads, size, len(alike), table[0], address, address + 8)
+            if found[0] >= 0:
+                return earlier + found[0], found[1]
+            earlier += len(alike)
+        return None
 
     def stream_sum(self, inputs: Sequence[Buffer], out: Buffer, *, threads: int) -> None:
         """Read the inputs, write their sum: the roofline that the benchmarks hold every op against."""

@@ -12,11 +12,13 @@ from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 from sta_kernels.errors import InputError
+from sta_kernels.methods.base import ModelData
 
 MERGED_DTYPES = frozenset(("F32", "BF16", "F16", "F64"))
 """Dtypes that kernels read, by their safetensors names."""
 COPIED_DTYPES = frozenset(("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"))
 """Dtypes of indices, counters and masks, which have no meaningful average."""
+_IMPORTANCE = ModelData()
 _BATCH_STATISTICS = frozenset(("running_mean", "running_var", "num_batches_tracked"))
 
 
@@ -102,6 +104,7 @@ def select_importances(
     importances: Mapping[str, Mapping[str, Entry]],
     *,
     exclude: Sequence[str] = (),
+    data: ModelData = _IMPORTANCE,
 ) -> tuple[str, ...]:
     """Hold importance files against the entries that are merged.
 
@@ -110,10 +113,11 @@ def select_importances(
         template: its entries.
         importances: entries of each importance file, by what errors call it.
         exclude: patterns as in :func:`select`.
+        data: what the method wants the files to hold.
 
     Returns:
-        Merged entries for which no file has an importance. They are frozen where every model equals the base, and a
-        mistake where one does not: only the values can tell.
+        Merged entries for which no file has an importance. As a rule they are frozen where every model equals the base,
+        and a mistake where one does not: only the values can tell.
 
     Raises:
         InputError: an importance that some files have is missing in another, is of another shape or of a dtype that no
@@ -127,15 +131,15 @@ def select_importances(
             absent.append(name)
             continue
         if missing:
-            raise InputError(f"{missing[0]}: no importance for {name!r}; compute it again, or exclude the entry")
+            raise InputError(f"{missing[0]}: no {data.name} for {name!r}; compute it again, or exclude the entry")
         for label, key in stored.items():
             if key is not None:
-                _check_same(label, key, importances[label][key], "its parameter", template[name])
+                _check_data(label, key, importances[label][key], template[name], data)
     for label, entries in importances.items():
         for name in entries:
             if name not in template and not matches(name, exclude):
                 raise InputError(
-                    f"{label}: importance of {name!r}, but there is no such entry; exclude it to ignore it"
+                    f"{label}: {data.name} of {name!r}, but there is no such entry; exclude it to ignore it"
                 )
     return tuple(absent)
 
@@ -249,6 +253,21 @@ def _check_same(label: str, name: str, entry: Entry, other_label: str, other: En
     if tuple(entry.shape) != tuple(other.shape):
         raise InputError(
             f"{label}: {name!r} has shape {list(entry.shape)}, {other_label} has {list(other.shape)}{advice}"
+        )
+
+
+def _check_data(label: str, name: str, entry: Entry, parameter: Entry, data: ModelData) -> None:
+    """An importance has the shape of its parameter, other data one that goes by it."""
+    if data.elementwise:
+        _check_same(label, name, entry, "its parameter", parameter)
+        return
+    _check_dtype(label, name, entry)
+    wanted = data.shape(tuple(parameter.shape))
+    if wanted is None or tuple(entry.shape) != wanted:
+        expected = f"no {data.name}" if wanted is None else f"a {data.name} of shape {list(wanted)}"
+        raise InputError(
+            f"{label}: {name!r} has shape {list(entry.shape)}, but a parameter of shape {list(parameter.shape)} has "
+            f"{expected}"
         )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from sta_kernels import methods
 from sta_kernels.kernels.backend import TIES
 from sta_kernels.kernels.buffers import MEASURES, Buffer
+from sta_kernels.methods.base import ModelData
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -285,8 +286,25 @@ def method_operands(
         raise ValueError(f"{method}: importances: {len(importances)} given, it reads none with these parameters")
     if roles.importance:
         one_each("importances", importances, len(finetuned))
-        all_alike("importances", importances, name, pattern)
+        if chosen.data.elementwise:
+            all_alike("importances", importances, name, pattern)
+        else:
+            _all_shaped("importances", importances, chosen.data, name, pattern)
     return pattern
+
+
+def _all_shaped(name: str, given: Sequence[Tensor], data: ModelData, pattern_name: str, pattern: Tensor) -> None:
+    """Require data of the shape that goes by another tensor's, on its device."""
+    wanted = data.shape(tuple(pattern.shape))
+    expected = f"no {data.name}" if wanted is None else f"a {data.name} of shape {list(wanted)}"
+    for index, each in enumerate(given):
+        floating(f"{name}[{index}]", each)
+        same_device(f"{name}[{index}]", each, pattern_name, pattern)
+        if tuple(each.shape) != wanted:
+            raise ValueError(
+                f"{name}[{index}]: shape {list(each.shape)}, but {pattern_name} of shape {list(pattern.shape)} has "
+                f"{expected}"
+            )
 
 
 def no_overlap(out: Tensor, named: Sequence[tuple[str, Tensor]], *, in_place: bool, name: str = "out") -> None:
