@@ -35,15 +35,17 @@ def test_recipes_load(document: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     for block in blocks(document, "yaml"):
         recipe = yaml.safe_load(block)
-        models = [recipe["base_model"], *(model["model"] for model in recipe["models"])]
-        for folder in [*models, recipe.get("target", ".")]:
+        parts = recipe.get("slices", [{"sources": recipe.get("models")}])
+        models = [source for part in parts for source in part["sources"]]
+        folders = [recipe.get("base_model", "."), recipe.get("target", "."), *(model["model"] for model in models)]
+        for folder in folders:
             Path(folder).mkdir(exist_ok=True)
-        for model in recipe["models"]:
+        for model in models:
             if "importance" in model.get("parameters", {}):
                 Path(model["parameters"]["importance"]).touch()
         loaded = Recipe.parse(block)
         assert loaded.method_name == recipe["merge_method"]
-        assert len(loaded.models) == len(recipe["models"])
+        assert [spec.name for spec in loaded.models] == list(dict.fromkeys(model["model"] for model in models))
 
 
 @ALL
@@ -54,7 +56,9 @@ def test_links_lead_somewhere(document: Path):
             linked = document.parent / path if path else document
             assert linked.exists(), target
             headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
-            assert not anchor or anchor in [heading.lower().strip("`").replace(" ", "-") for heading in headings], target
+            assert not anchor or anchor in [heading.lower().strip("`").replace(" ", "-") for heading in headings], (
+                target
+            )
 
 
 @ALL
