@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sta_kernels.errors import InputError, RunError
     from sta_kernels.merging import forget, merge
     from sta_kernels.recipe import Recipe
+    from sta_kernels.tall import restore_task, tall_masks
     from sta_kernels.taylor import TaylorImportance, importance
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "merge",
     "merge_checkpoints",
     "ops",
+    "restore_task",
+    "tall_masks",
     "verify",
 ]
 
@@ -46,6 +49,8 @@ _HOME = {
     "importance": "taylor",
     "merge": "merging",
     "merge_checkpoints": "engine",
+    "restore_task": "tall",
+    "tall_masks": "tall",
     "verify": "engine",
 }
 
