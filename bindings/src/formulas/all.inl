@@ -32,11 +32,11 @@ static const Formula kFormulas[] = {
     {"pcb_score", false, 1, 0, 2, 1, 0, has_form_and_task, pcb_score},
     {"product", false, 1, 0, 0, 0, 0, nullptr, product},
     {"scaled_sum", true, 1, 0, 0, 0, 0, has_importances, scaled_sum},
-    {"sce", true, 0, 2, 1, 1, 0, nullptr, sce},
-    {"sce_energy", false, 0, 2, 0, 2, 0, has_task, sce_energy},
+    {"sce", true, 0, 2, 1, 1, 0, nullptr, sce<Sce::kMerge>},
+    {"sce_energy", false, 0, 2, 0, 2, 0, has_task, sce<Sce::kEnergy>},
     {"sparse_distance", false, 3, 0, 4, 2, 4, has_gate, sparse_distance},
     {"sparse_sum", true, 3, 3, 4, 2, 4, has_gate, sparse_sum<Sparse::kSum>},
     {"trust_region", true, 1, 2, 1, 0, 0, has_sensitivities, trust_region},
-    {"variance", false, 0, 0, 0, 0, 0, nullptr, variance},
+    {"variance", false, 0, 0, 0, 0, 0, nullptr, sce<Sce::kVariance>},
 };
 constexpr int kFormulaCount = sizeof kFormulas / sizeof *kFormulas;

@@ -2,8 +2,24 @@
 
 STA_INLINE bool has_importances(const FormulaCall& call) { return call.importances != nullptr; }
 
+// Elements of one operand, where they are read for the first time.
+STA_INLINE V::F fetch(const float* p) {
+  V::prefetch(reinterpret_cast<const char*>(p) +
+              kAhead);  // most lie in place; a tile's successor is then next in memory
+  return V::load(p);
+}
+
 STA_INLINE V::F tau_of(const FormulaTile& t, int j, int64_t i, V::F base) {
-  return V::sub(V::load(t.model[j] + i), base);
+  return V::sub(fetch(t.model[j] + i), base);
+}
+
+// All task vectors at one vector of positions.
+template <class Models>
+STA_INLINE void read_tau(const FormulaCall& call, const FormulaTile& t, int64_t i, V::F* tau) {
+  const int n_models = Models::of(call);
+  const V::F base = fetch(t.base + i);
+  STA_UNROLL
+  for (int j = 0; j < n_models; ++j) tau[j] = tau_of(t, j, i, base);
 }
 
 STA_INLINE V::M lt(V::F a, V::F b) { return V::gt(b, a); }
@@ -22,6 +38,25 @@ STA_INLINE V::F sign_of(V::F a) {
 // NaN where a is NaN; b is none.
 STA_INLINE V::F least(V::F a, V::F b) { return V::min(b, a); }
 STA_INLINE V::F greatest(V::F a, V::F b) { return V::max(b, a); }
+
+// A number of models as a type: 0 where it is no constant.
+template <int N>
+struct Count {
+  static constexpr int kRoom = N ? N : STA_MAX_TASKS;
+  static constexpr int of(const FormulaCall& call) { return N ? N : call.n_models; }
+};
+
+// Calls body with the call's number of models, a constant up to kMost: then loops over them unroll, and what they carry
+// stays in registers.
+template <int kMost, int N = 1, typename Body>
+STA_INLINE void counted(const FormulaCall& call, Body body) {
+  if constexpr (N > kMost) {
+    body(Count<0>{});
+  } else {
+    if (call.n_models == N) return body(Count<N>{});
+    counted<kMost, N + 1>(call, body);
+  }
+}
 
 // Runs step(i) for the first element of every vector.
 template <typename Step>

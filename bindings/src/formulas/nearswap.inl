@@ -3,7 +3,7 @@
 static void nearswap(const FormulaCall& call, const FormulaTile& t) {
   const V::F distance = V::set(call.shared[0]), floor = V::set(1e-6f);
   each_vector(t.n, [&](int64_t i) {
-    const V::F tau = tau_of(t, 0, i, V::load(t.base + i));
+    const V::F tau = tau_of(t, 0, i, fetch(t.base + i));
     const V::F share = V::div(distance, greatest(V::abs(tau), floor));
     V::store(t.value + i, V::mul(least(greatest(share, V::zero()), V::set(1)), tau));
   });

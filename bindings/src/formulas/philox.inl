@@ -16,9 +16,9 @@ static void draw(uint64_t seed, uint32_t tensor, uint32_t task, int64_t index, i
 #pragma GCC unroll 10
     for (int r = 0; r < 10; ++r) {
       const V::I a = V::mul_low(c0, first), b = V::mul_low(c2, second);
-      c0 = V::ixor(V::ixor(V::srl32(b), c1), low[r]);
+      c0 = V::ixor(V::ixor(V::upper(b), c1), low[r]);
       c1 = b;
-      c2 = V::ixor(V::ixor(V::srl32(a), c3), high[r]);
+      c2 = V::ixor(V::ixor(V::upper(a), c3), high[r]);
       c3 = a;
     }
     const V::I front = V::join_low(c0, c1), back = V::join_low(c2, c3);

@@ -3,11 +3,11 @@
 
 static void scaled_sum(const FormulaCall& call, const FormulaTile& t) {
   each_vector(t.n, [&](int64_t i) {
-    const V::F base = V::load(t.base + i);
+    const V::F base = fetch(t.base + i);
     V::F total = V::zero();
     for (int j = 0; j < call.n_models; ++j) {
-      const V::F vector = call.variant[0] ? tau_of(t, j, i, base) : V::load(t.model[j] + i);
-      total = V::add(total, V::mul(V::load(t.importance[j] + i), vector));
+      const V::F vector = call.variant[0] ? tau_of(t, j, i, base) : fetch(t.model[j] + i);
+      total = V::add(total, V::mul(fetch(t.importance[j] + i), vector));
     }
     V::store(t.value + i, total);
   });

@@ -3,50 +3,66 @@
 
 static bool has_task(const FormulaCall& call) { return call.integers[1] >= 0 && call.integers[1] < call.n_models; }
 
-STA_INLINE V::F variance_at(const FormulaCall& call, const FormulaTile& t, int64_t i, V::F base) {
-  const V::F count = V::set(static_cast<float>(call.n_models));
+template <class Models>
+STA_INLINE V::F variance_of(const FormulaCall& call, const V::F* tau) {
+  const int n_models = Models::of(call);
+  const V::F count = V::set(static_cast<float>(n_models));
   V::F mean = V::zero(), total = V::zero();
-  for (int j = 0; j < call.n_models; ++j) mean = V::add(mean, tau_of(t, j, i, base));
+  STA_UNROLL
+  for (int j = 0; j < n_models; ++j) mean = V::add(mean, tau[j]);
   mean = V::div(mean, count);
-  for (int j = 0; j < call.n_models; ++j) {
-    const V::F away = V::sub(tau_of(t, j, i, base), mean);
+  STA_UNROLL
+  for (int j = 0; j < n_models; ++j) {
+    const V::F away = V::sub(tau[j], mean);
     total = V::add(total, V::mul(away, away));
   }
   return V::div(total, count);
 }
 
-STA_INLINE V::M selected_at(const FormulaCall& call, const FormulaTile& t, int64_t i, V::F base) {
-  return above(variance_at(call, t, i, base), V::set(call.shared[1]), before_cut(call.integers[0], t) - i);
+// The weighted mean over the tasks of the majority's sign, where selected.
+template <class Models>
+STA_INLINE V::F majority_mean(const FormulaCall& call, V::M selected, V::F* tau) {
+  const int n_models = Models::of(call);
+  V::F total = V::zero(), sum = V::zero(), weights = V::zero();
+  STA_UNROLL
+  for (int j = 0; j < n_models; ++j) {
+    tau[j] = only(selected, tau[j]);
+    total = V::add(total, tau[j]);
+  }
+  const V::M negative = lt(total, V::zero());
+  STA_UNROLL
+  for (int j = 0; j < n_models; ++j) {
+    const V::M above = V::gt(tau[j], V::zero()), below = lt(tau[j], V::zero());
+    const V::F weight =
+        only(V::mor(V::mandnot(negative, above), V::mand(negative, below)), V::set(call.of_model(j)[0]));
+    sum = V::add(sum, V::mul(weight, tau[j]));
+    weights = V::add(weights, weight);
+  }
+  return quotient(sum, weights);
 }
 
-static void variance(const FormulaCall& call, const FormulaTile& t) {
-  each_vector(t.n, [&](int64_t i) { V::store(t.value + i, variance_at(call, t, i, V::load(t.base + i))); });
-}
+enum class Sce { kMerge, kEnergy, kVariance };
 
-static void sce_energy(const FormulaCall& call, const FormulaTile& t) {
-  const int task = static_cast<int>(call.integers[1]);
+template <class Models, Sce kResult>
+static void sce_tile(const FormulaCall& call, const FormulaTile& t) {
+  const V::F lambda = kResult == Sce::kMerge ? V::set(call.shared[0]) : V::zero();
+  const V::F threshold = kResult == Sce::kVariance ? V::zero() : V::set(call.shared[1]);
+  const int64_t cut = kResult == Sce::kVariance ? 0 : before_cut(call.integers[0], t);
   each_vector(t.n, [&](int64_t i) {
-    const V::F base = V::load(t.base + i), tau = tau_of(t, task, i, base);
-    V::store(t.value + i, only(selected_at(call, t, i, base), V::mul(tau, tau)));
-  });
-}
-
-static void sce(const FormulaCall& call, const FormulaTile& t) {
-  const V::F lambda = V::set(call.shared[0]);
-  each_vector(t.n, [&](int64_t i) {
-    const V::F base = V::load(t.base + i);
-    const V::M selected = selected_at(call, t, i, base);
-    V::F total = V::zero();
-    for (int j = 0; j < call.n_models; ++j) total = V::masked_add(total, selected, tau_of(t, j, i, base));
-    const V::M negative = lt(total, V::zero());
-    V::F sum = V::zero(), weights = V::zero();
-    for (int j = 0; j < call.n_models; ++j) {
-      const V::F tau = only(selected, tau_of(t, j, i, base));
-      const V::M agrees = V::mor(V::mandnot(negative, V::gt(tau, V::zero())), V::mand(negative, lt(tau, V::zero())));
-      const V::F weight = only(agrees, V::set(call.of_model(j)[0]));
-      sum = V::add(sum, V::mul(weight, tau));
-      weights = V::add(weights, weight);
+    V::F tau[Models::kRoom];
+    read_tau<Models>(call, t, i, tau);
+    V::F value = variance_of<Models>(call, tau);
+    if constexpr (kResult == Sce::kEnergy) {
+      const V::F held = V::sub(V::load(t.model[call.integers[1]] + i), V::load(t.base + i));
+      value = only(above(value, threshold, cut - i), V::mul(held, held));
+    } else if constexpr (kResult == Sce::kMerge) {
+      value = V::mul(lambda, majority_mean<Models>(call, above(value, threshold, cut - i), tau));
     }
-    V::store(t.value + i, V::mul(lambda, quotient(sum, weights)));
+    V::store(t.value + i, value);
   });
+}
+
+template <Sce kResult>
+static void sce(const FormulaCall& call, const FormulaTile& t) {
+  counted<4>(call, [&](auto models) { sce_tile<decltype(models), kResult>(call, t); });
 }

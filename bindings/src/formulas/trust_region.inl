@@ -4,31 +4,42 @@
 static bool has_sensitivities(const FormulaCall& call) { return call.variant[0] != 0 || call.importances; }
 
 // The sum of |g_i| |tau_j| over i, then j != i.
-STA_INLINE V::F conflict_at(const FormulaCall& call, const FormulaTile& t, int64_t i, V::F base, V::F* size) {
-  for (int j = 0; j < call.n_models; ++j) size[j] = V::abs(tau_of(t, j, i, base));
+template <class Models>
+STA_INLINE V::F conflict_at(const FormulaCall& call, const FormulaTile& t, int64_t i, const V::F* tau) {
+  const int n_models = Models::of(call);
   V::F total = V::zero();
-  for (int s = 0; s < call.n_models; ++s) {
-    const V::F sensitivity = call.variant[0] ? size[s] : V::load(t.importance[s] + i);
-    for (int j = 0; j < call.n_models; ++j)
-      if (j != s) total = V::add(total, V::mul(sensitivity, size[j]));
+  STA_UNROLL
+  for (int s = 0; s < n_models; ++s) {
+    const V::F sensitivity = call.variant[0] ? V::abs(tau[s]) : fetch(t.importance[s] + i);
+    STA_UNROLL
+    for (int j = 0; j < n_models; ++j)
+      if (j != s) total = V::add(total, V::mul(sensitivity, V::abs(tau[j])));
   }
   return total;
 }
 
+// kAdds: the weighted sum where the conflict is below the threshold, instead of the conflict.
+template <class Models, bool kAdds>
+static void conflict_tile(const FormulaCall& call, const FormulaTile& t) {
+  each_vector(t.n, [&](int64_t i) {
+    const int n_models = Models::of(call);
+    V::F tau[Models::kRoom];
+    read_tau<Models>(call, t, i, tau);
+    V::F value = conflict_at<Models>(call, t, i, tau);
+    if constexpr (kAdds) {
+      V::F total = V::zero();
+      STA_UNROLL
+      for (int j = 0; j < n_models; ++j) total = V::add(total, V::mul(V::set(call.of_model(j)[0]), tau[j]));
+      value = only(lt(value, V::set(call.shared[1])), V::mul(V::set(call.shared[0]), total));
+    }
+    V::store(t.value + i, value);
+  });
+}
+
 static void conflict(const FormulaCall& call, const FormulaTile& t) {
-  V::F size[STA_MAX_TASKS];
-  each_vector(t.n, [&](int64_t i) { V::store(t.value + i, conflict_at(call, t, i, V::load(t.base + i), size)); });
+  counted<4>(call, [&](auto models) { conflict_tile<decltype(models), false>(call, t); });
 }
 
 static void trust_region(const FormulaCall& call, const FormulaTile& t) {
-  const V::F lambda = V::set(call.shared[0]), threshold = V::set(call.shared[1]);
-  V::F size[STA_MAX_TASKS];
-  each_vector(t.n, [&](int64_t i) {
-    const V::F base = V::load(t.base + i);
-    V::F total = V::zero();
-    for (int j = 0; j < call.n_models; ++j)
-      total = V::add(total, V::mul(V::set(call.of_model(j)[0]), tau_of(t, j, i, base)));
-    const V::M trusted = lt(conflict_at(call, t, i, base, size), threshold);
-    V::store(t.value + i, only(trusted, V::mul(lambda, total)));
-  });
+  counted<4>(call, [&](auto models) { conflict_tile<decltype(models), true>(call, t); });
 }

@@ -68,6 +68,9 @@ struct V {
   // Lanes of 64 bits. The lanes of quads() count such pairs of words that unpack_low, then unpack_high, put in order.
   STA_INLINE I set64(uint64_t a) { return _mm256_set1_epi64x(static_cast<int64_t>(a)); }
   STA_INLINE I quads() { return _mm256_setr_epi64x(0, 2, 1, 3); }
+  STA_INLINE I upper(I a) {
+    return _mm256_castps_si256(_mm256_movehdup_ps(_mm256_castsi256_ps(a)));
+  }  // upper halves; what is above them is anything
   STA_INLINE I add64(I a, I b) { return _mm256_add_epi64(a, b); }
   STA_INLINE I srl32(I a) { return _mm256_srli_epi64(a, 32); }
   STA_INLINE I mul_low(I a, I b) { return _mm256_mul_epu32(a, b); }  // low halves to 64 bits

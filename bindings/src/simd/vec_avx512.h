@@ -65,6 +65,9 @@ struct V {
   // Lanes of 64 bits. The lanes of quads() count such pairs of words that unpack_low, then unpack_high, put in order.
   STA_INLINE I set64(uint64_t a) { return _mm512_set1_epi64(static_cast<int64_t>(a)); }
   STA_INLINE I quads() { return _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7); }
+  STA_INLINE I upper(I a) {
+    return _mm512_castps_si512(_mm512_movehdup_ps(_mm512_castsi512_ps(a)));
+  }  // upper halves; what is above them is anything
   STA_INLINE I add64(I a, I b) { return _mm512_add_epi64(a, b); }
   STA_INLINE I srl32(I a) { return _mm512_srli_epi64(a, 32); }
   STA_INLINE I mul_low(I a, I b) { return _mm512_mul_epu32(a, b); }  // low halves to 64 bits

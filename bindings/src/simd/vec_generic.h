@@ -127,6 +127,7 @@ struct V {
   // Lanes of 64 bits. The lanes of quads() count such pairs of words that unpack_low, then unpack_high, put in order.
   STA_INLINE I set64(uint64_t a) { return (I)U2{a, a}; }
   STA_INLINE I quads() { return (I)U2{0, 1}; }
+  STA_INLINE I upper(I a) { return srl32(a); }  // upper halves; what is above them is anything
   STA_INLINE I add64(I a, I b) { return (I)((U2)a + (U2)b); }
   STA_INLINE I srl32(I a) { return (I)((U2)a >> 32); }
   // Low halves to 64 bits.
