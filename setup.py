@@ -33,7 +33,7 @@ def units() -> list[tuple[str, list[str]]]:
         kernels = [("isa_neon", [])]
     else:
         kernels = [("isa_baseline", [])]
-    return [*kernels, *((name, []) for name in ("api", "formula", "select", "dispatch", "layout", "pool"))]
+    return [*kernels, *((name, []) for name in ("api", "formula", "rank_gate", "select", "dispatch", "layout", "pool"))]
 
 
 class BuildCore(build_ext):

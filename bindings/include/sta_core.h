@@ -1,9 +1,9 @@
 /* sta_core: the C ABI of the native kernels. It knows neither torch nor Python.
  *
- * Every function returns 0, or a negative sta_status. No function allocates anything that grows with the number of
- * elements, keeps a pointer after it returns, or calls back. All functions are thread-safe; work is shared among the
- * threads of one process-wide pool, which is rebuilt in a forked child. Rounding mode and flush-to-zero are set to
- * the IEEE defaults while a kernel runs and restored afterwards, in every thread.
+ * Every function returns 0, or a negative sta_status. No function but sta_rank_gate allocates anything that grows with
+ * the number of elements; none keeps a pointer after it returns, or calls back. All functions are thread-safe; work is
+ * shared among the threads of one process-wide pool, which is rebuilt in a forked child. Rounding mode and
+ * flush-to-zero are set to the IEEE defaults while a kernel runs and restored afterwards, in every thread.
  */
 #ifndef STA_CORE_H
 #define STA_CORE_H
@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define STA_ABI_VERSION 3
+#define STA_ABI_VERSION 4
 #define STA_MAX_TASKS 256
 #define STA_MAX_DIMS 64
 #define STA_LEAF 4096 /* elements per leaf of a tier-B sum */
@@ -116,6 +116,14 @@ STA_API int32_t sta_order_statistic(int64_t n, const sta_operand* importance, co
 STA_API int32_t sta_count_equal(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
                                 const sta_formula* formula, float value, uint32_t* equal, int64_t* greater,
                                 const sta_options* options);
+
+/* For each entry of model - base 0, or, where its Philox draw is below its threshold, 1 or, scaled, 2^32 over that.
+ * Within a row of row > 1 entries, thresholds rise from low to high with the rank of an entry's magnitude; of equal
+ * ones, the first is the greatest. row divides n; low <= high < 2^32, or both 2^32. offset: of the first element in its
+ * tensor. out is none of the operands. A row takes 16 bytes per entry and thread. */
+STA_API int32_t sta_rank_gate(int64_t n, int64_t row, const sta_operand* base, const sta_operand* model, uint64_t low,
+                              uint64_t high, int32_t scaled, uint64_t seed, uint32_t tensor, uint32_t task,
+                              int64_t offset, const sta_operand* out, const sta_options* options);
 
 /* Elements [begin, end), on one thread. */
 STA_API int32_t sta_values(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,

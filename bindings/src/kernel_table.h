@@ -126,6 +126,18 @@ struct EvaluateCall {
   bool streaming;
 };
 
+// Random gates; each element is kept where its draw is below its threshold, of 2^32.
+struct GateCall {
+  uint64_t threshold;  // of the least entry of a row, or of all
+  uint64_t span;       // from there to that of the greatest
+  bool scaled;         // 2^32 over the threshold in place of 1
+  uint64_t seed;
+  uint32_t tensor, task;
+  int64_t offset;  // index of the first element in its tensor
+  Stream out;
+  bool streaming;
+};
+
 // How many values exceed one, and how many equal it in each leaf.
 struct EqualCall {
   Source source;
@@ -144,6 +156,8 @@ struct KernelTable {
   int n_formulas;
   void (*evaluate)(const EvaluateCall&, int64_t begin, int64_t end, int64_t tile, float* scratch);
   int64_t (*count_equal)(const EqualCall&, int64_t begin, int64_t end, int64_t tile, float* scratch);
+  void (*rank_gate)(const GateCall&, const uint32_t* thresholds, int64_t begin, int64_t end, int64_t tile,
+                    float* scratch);
   void (*merge)(const MergeCall&, int64_t begin, int64_t end, int64_t tile, float* scratch, int64_t* counts);
   void (*weighted_sum)(const SumCall&, int64_t begin, int64_t end, int64_t tile, float* scratch);
   void (*range)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, float* minmax, double* leaves);

@@ -208,13 +208,13 @@ def check_rows(size: int, row: int, chances: tuple[int, int]) -> None:
     """Refuse what is no rank gate.
 
     Raises:
-        ValueError: rows that do not fill the operands or are too long to rank, or chances outside 0 … low … high … 2³².
+        ValueError: rows that do not fill the operands or are too long to rank, or chances out of range.
     """
     if not 1 <= row < 1 << 32 or size % row:
         raise ValueError(f"row = {row}: expected a divisor of {size}, the number of elements, below 2³²")
     low, high = chances
-    if not 0 <= low <= high <= 1 << 32:
-        raise ValueError(f"chances = {chances}: expected two rising numbers from 0 to 2³²")
+    if not (0 <= low <= high < 1 << 32 or low == high == 1 << 32):
+        raise ValueError(f"chances = {chances}: expected two rising numbers below 2³², or that twice")
 
 
 def finish_one_by_one(

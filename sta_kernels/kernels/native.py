@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sta_kernels.kernels.backend import TIES, finish_one_by_one
+from sta_kernels.kernels.backend import TIES, check_rows, finish_one_by_one
 from sta_kernels.kernels.buffers import MEASURES, Buffer, ImportanceSource
 from sta_kernels.kernels.formula import FormulaSource, Source
 from sta_kernels.kernels.native_calls import (
@@ -29,6 +29,8 @@ from sta_kernels.kernels.native_calls import (
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
 
 __all__ = ["NativeBackend", "available_isas", "build_info", "load_core"]
+
+_WORD = (1 << 64) - 1
 
 
 class NativeBackend:
@@ -205,6 +207,29 @@ class NativeBackend:
         """See :class:`sta_kernels.kernels.backend.Backend`."""
         formula, result = Formulas([source]), Table([out])
         self._call("sta_evaluate", threads, out.size, formula.address, result[0])
+
+    def rank_gate(
+        self,
+        base: Buffer,
+        model: Buffer,
+        *,
+        row: int,
+        chances: tuple[int, int],
+        scaled: bool,
+        seed: int,
+        tensor: int,
+        task: int,
+        offset: int,
+        out: Buffer,
+        threads: int,
+    ) -> None:
+        """See :class:`sta_kernels.kernels.backend.Backend`."""
+        check_rows(out.size, row, chances)
+        table = Table((base, model, out))
+        self._call(
+            "sta_rank_gate", threads,
+            out.size, row, table[0], table[1], *chances, scaled, seed & _WORD, tensor, task, offset, table.last,
+        )  # fmt: skip
 
     @ieee_arithmetic()
     def sta_forget(

@@ -16,21 +16,23 @@ from sta_kernels.errors import InputError
 from sta_kernels.kernels.buffers import MEASURES, Buffer
 from sta_kernels.kernels.formula import FormulaSource, Source
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 MAX_MODELS = 256
 ISAS = ("baseline", "avx2", "avx512", "neon")
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _PATH = Path(__file__).with_name("libsta_core" + _SUFFIX)
 
+_U32, _U64 = ctypes.c_uint32, ctypes.c_uint64
 _I32, _I64, _F32, _PTR = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 _SIGNATURES: dict[str, list[Any]] = {
     "sta_merge": [_I64, _I32, _PTR, _PTR, _PTR, _I32, _PTR, _I32, _I32, _PTR, _F32, _PTR, _PTR, _PTR],
     "sta_weighted_sum": [_I64, _I32, _PTR, _PTR, _PTR, _F32, _F32, _PTR, _PTR],
     "sta_evaluate": [_I64, _PTR, _PTR, _PTR],
     "sta_ranges": [_I32, _PTR, _PTR, _PTR, _I32, _PTR, _PTR, _PTR, _PTR],
-    "sta_histogram": [_I64, _PTR, _PTR, _I32, _PTR, ctypes.c_uint32, _I32, _I32, _PTR, _PTR],
+    "sta_histogram": [_I64, _PTR, _PTR, _I32, _PTR, _U32, _I32, _I32, _PTR, _PTR],
     "sta_order_statistic": [_I64, _PTR, _PTR, _I32, _PTR, _I64, _I32, _PTR, _PTR],
     "sta_count_equal": [_I64, _PTR, _PTR, _I32, _PTR, _F32, _PTR, _PTR, _PTR],
+    "sta_rank_gate": [_I64, _I64, _PTR, _PTR, _U64, _U64, _I32, _U64, _U32, _U32, _I64, _PTR, _PTR],
     "sta_values": [_I64, _PTR, _PTR, _I32, _PTR, _I64, _I64, _PTR, _PTR],
     "sta_forget": [_I64, _PTR, _PTR, _PTR, _PTR, _I32, _F32, _F32, _F32, _PTR, _PTR, _PTR],
     "sta_taylor_accumulate": [_I64, _PTR, _PTR, _PTR],

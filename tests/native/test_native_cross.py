@@ -12,7 +12,7 @@ BINDINGS = Path(__file__).parents[2] / "bindings"
 
 
 @pytest.mark.audit
-@pytest.mark.parametrize("unit", ["isa_neon", "api", "formula", "select", "dispatch", "layout", "pool"])
+@pytest.mark.parametrize("unit", ["isa_neon", "api", "formula", "rank_gate", "select", "dispatch", "layout", "pool"])
 def test_compiles_for_aarch64(unit: str, tmp_path: Path) -> None:
     pytest.importorskip("ziglang", reason="cross-compiles with the clang of the ziglang package")
     flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", f"-I{BINDINGS / 'include'}"]

@@ -18,6 +18,7 @@ namespace {
 // One family a file, in the order of DESIGN's layers: statistics serve the families after them.
 #include "evaluate.inl"
 #include "order_statistic.inl"
+#include "rank_gate.inl"
 #include "sta_forget.inl"
 #include "sta_merge.inl"
 #include "statistics.inl"
@@ -27,8 +28,8 @@ namespace {
 
 }  // namespace
 
-const KernelTable STA_TABLE = {STA_ISA_LABEL, kFormulas,       kFormulaCount, evaluate,   count_equal, merge,
-                               weighted_sum,  range,           histogram,     values,     forget,      accumulate,
-                               finish,        first_nonfinite, stream_sum,    stream_read};
+const KernelTable STA_TABLE = {STA_ISA_LABEL, kFormulas,    kFormulaCount,   evaluate,   count_equal, rank_gate,
+                               merge,         weighted_sum, range,           histogram,  values,      forget,
+                               accumulate,    finish,       first_nonfinite, stream_sum, stream_read};
 
 }  // namespace sta

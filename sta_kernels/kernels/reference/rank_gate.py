@@ -41,7 +41,7 @@ def thresholds_exact(ranks: Array, n: int, chances: tuple[int, int]) -> Array:
     Args:
         ranks: int64.
         n: entries of a row, at most 2³².
-        chances: low and high, of 2³², low no greater than high.
+        chances: low and high, low no greater than high and that below 2³², or both 2³².
     """
     low, high = chances
     if n == 1:
