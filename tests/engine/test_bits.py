@@ -32,6 +32,8 @@ CASES: dict[str, dict[str, Any]] = {
     "ties_model": {"parameters": {"density": 0.2, "scope": "model"}},
     "dare_linear": {"parameters": {"density": 0.4, "seed": 7, "weight": 0.3}, "split": {"*.in_proj_weight": 3}},
     "dare_ties": {"parameters": {"density": 0.7, "rescale": "keep_rate", "normalize": True}},
+    "della": {"parameters": {"density": 0.5, "epsilon": 0.3, "seed": 7}, "split": {"*.in_proj_weight": 3}},
+    "della_linear": {"parameters": {"density": 0.7, "rescale": "keep_rate", "weight": 0.3}, "dtype": "float32"},
     "breadcrumbs": {"parameters": {"density": 0.8, "gamma": 0.05, "weight": 0.4}},
     "breadcrumbs_ties": {"parameters": {"density": 0.5, "gamma": 0.3, "rescale": "l1"}},
     "consensus": {"parameters": {"mask_lambda": 0.3, "lambda": 0.5}, "dtype": "float64"},
