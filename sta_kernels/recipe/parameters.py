@@ -7,19 +7,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NoReturn
 
 from sta_kernels.methods.base import Method, Parameter, Roles, Settings
-from sta_kernels.methods.parameters import boolean, number
 from sta_kernels.recipe.document import Node
 from sta_kernels.recipe.locate import locate_file, locate_model
 from sta_kernels.recipe.models import ModelSpec
 from sta_kernels.recipe.values import Setting, read_setting
 
-_WITHOUT_EFFECT = {
-    "task_arithmetic": (
-        Parameter("density", number, 1.0, per_model=True),
-        Parameter("rescale", boolean, False),
-    )
-}
-"""mergekit takes these for a method whose rule never reads them; so do we, and say so."""
+_METHODS = (
+    "arcee_fusion breadcrumbs breadcrumbs_ties dare_linear dare_ties della della_linear karcher linear model_stock "
+    "multislerp nearswap nuslerp passthrough sce slerp task_arithmetic ties"
+)
+_PARAMETERS = (
+    "alpha density eps epsilon filter_wise gamma int8_mask lambda max_iter normalize normalize_weights "
+    "nuslerp_flatten nuslerp_row_wise r rescale scale select_topk t tol weight"
+)
+MERGEKIT_METHODS = frozenset(_METHODS.split())
+MERGEKIT_PARAMETERS = frozenset(_PARAMETERS.split())
+"""Of its methods, mergekit takes any of these, and leaves unread what a method does not have; so do we, and say so."""
 
 
 def unknown(node: Node, key: str, known: Iterable[str]) -> NoReturn:
@@ -59,14 +62,14 @@ def read_settings(
 ) -> dict[str, Setting]:
     """Read parameters; ``accepted`` are those that may stand here, ``also`` further keys for the hint."""
     known = {parameter.key: parameter for parameter in accepted}
-    idle = {parameter.key: parameter for parameter in _WITHOUT_EFFECT.get(method.name, ())}
+    idle = MERGEKIT_PARAMETERS if method.name in MERGEKIT_METHODS else frozenset()
     settings = {}
     for key, node in entries.items():
         if key in known:
             settings[known[key].name] = read_setting(node, known[key].check)
         elif key in idle:
-            read_setting(node, idle[key].check)
-            notes.append(f"{node.where}: without effect on {method.name}, here as in mergekit")
+            read_setting(node, lambda value: value)
+            notes.append(f"{node.where}: without effect {_reach(key, method)}, here as in mergekit")
         elif key in {parameter.key for parameter in method.parameters}:
             node.fail(f"{key} is one value for all models: it belongs under the recipe's own `parameters`")
         elif key == "importance" and default_roles(method).importance:
@@ -74,6 +77,12 @@ def read_settings(
         else:
             unknown(node, key, (*known, *also))
     return settings
+
+
+def _reach(key: str, method: Method) -> str:
+    if key in {parameter.key for parameter in method.parameters}:
+        return "under a single model: it is one value for all, under the recipe's own `parameters`"
+    return f"on {method.name}"
 
 
 def default_roles(method: Method) -> Roles:

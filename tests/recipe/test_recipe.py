@@ -159,6 +159,20 @@ def test_task_arithmetic_takes_mergekits_idle_keys_and_says_so():
     assert all("without effect on task_arithmetic" in note for note in recipe.notes)
 
 
+def test_what_mergekit_leaves_unread_is_noted_and_what_it_does_not_know_is_refused():
+    text = (
+        "merge_method: {}\nbase_model: base\nmodels:\n"
+        "  - model: a\n    parameters: {{weight: 1, lambda: 2, {}: 0.5}}\n  - model: b\n    parameters: {{weight: 1}}\n"
+    )
+    under_a_model, of_another = Recipe.parse(text.format("ties", "gamma")).notes
+    assert "parameters.lambda: without effect under a single model" in under_a_model
+    assert "parameters.gamma: without effect on ties, here as in mergekit" in of_another
+    with pytest.raises(InputError, match=r"parameters.gama: not understood"):
+        Recipe.parse(text.format("ties", "gama"))
+    with pytest.raises(InputError, match=r"parameters.lambda: lambda is one value for all models"):
+        Recipe.parse(text.format("pcb", "gamma"))  # mergekit has no such method, so nobody expects this of it
+
+
 def test_forgetting_from_a_target():
     text = (
         "merge_method: sta_forget\nbase_model: base\ntarget: c\n"

@@ -150,10 +150,6 @@ VALUES = "    parameters: {weight: [{filter: layers"
         (swap(RANGE, "layer_range: [0, true]"), f"{SECOND}.layer_range: expected [first layer, layer after"),
         (swap(RANGE, "layer_rnge: [2, 4]"), f"r.yaml:7: {SECOND}.layer_rnge: not understood; did you mean `layer_r"),
         (swap(f"        {RANGE}\n", ""), f"r.yaml:6: {SECOND}: `layer_range` is missing"),
-        (
-            swap("weight: [{filter: attn", "lambda: 1, weight: [{filter: attn"),
-            f"{SECOND}.parameters.lambda: lambda is",
-        ),
         (swap(VALUES, "    base_model: a\n" + VALUES), "r.yaml:10: slices[0].base_model: a base for one slice"),
         (swap(VALUES, VALUES.replace("parameters", "paramters")), "did you mean `parameters`?"),
         (
