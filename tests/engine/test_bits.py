@@ -43,8 +43,23 @@ CASES: dict[str, dict[str, Any]] = {
     "tatr": {"parameters": {"quantile": 0.9}},
     "tatr_zero_shot": {"parameters": {"quantile": 0.8, "zero_shot": True}},
     "sce": {"parameters": {"select_topk": 0.4}},
+    "model_stock": {},
+    "model_stock_rows": {"parameters": {"filter_wise": True}, "split": {"*.in_proj_weight": 3}},
+    "slerp": {"parameters": {"t": 0.3}, "dtype": "float32"},
+    "nuslerp": {"parameters": {"weight": 0.7}},
+    "nuslerp_columns": {"parameters": {"nuslerp_flatten": False, "nuslerp_row_wise": True}, "dtype": "float64"},
+    "nuslerp_without_base": {"parameters": {"nuslerp_flatten": False}},
+    "multislerp": {"parameters": {"weight": 0.4}},
+    "multislerp_without_base": {"split": {"*.in_proj_weight": 3}},
+    "karcher": {"parameters": {"max_iter": 5}},
+    "nearswap": {"parameters": {"t": 0.05}},
+    "arcee_fusion": {"split": {"*.in_proj_weight": 3}},
 }
 """By a name that starts with the method's."""
+COUNTS = {"sta_forget": 1, "slerp": 1, "nearswap": 1, "arcee_fusion": 1} | dict.fromkeys(
+    ("nuslerp", "nuslerp_columns", "nuslerp_without_base"), 2
+)
+"""Models of a case, where they are not three."""
 METHODS = sorted(methods.names(), key=len, reverse=True)
 OUT_DTYPES = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
 
@@ -68,9 +83,9 @@ def in_memory(models: Any, recipe: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 def recipe_of(models: Any, case: str) -> dict[str, Any]:
     method = next(name for name in METHODS if case.startswith(name))
-    recipe = models.recipe(method, models=1 if case == "sta_forget" else 3, **CASES[case])
-    if method in ("linear", "fisher"):
-        del recipe["base_model"]  # else it is averaged as one more model, as mergekit does
+    recipe = models.recipe(method, models=COUNTS.get(case, 3), **CASES[case])
+    if method in ("linear", "fisher", "karcher") or case.endswith("_without_base"):
+        del recipe["base_model"]  # else these three take it as one more model, as mergekit does
     return recipe
 
 
