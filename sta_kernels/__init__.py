@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from sta_kernels.merging import forget, merge
     from sta_kernels.recipe import Recipe
     from sta_kernels.tall import restore_task, tall_masks
-    from sta_kernels.taylor import TaylorImportance, importance
+    from sta_kernels.taylor import FisherInformation, GramMatrices, TaylorImportance, importance
 
 __all__ = [
+    "FisherInformation",
+    "GramMatrices",
     "InputError",
     "Manifest",
     "Plan",
@@ -39,6 +41,8 @@ __all__ = [
 ]
 
 _HOME = {
+    "FisherInformation": "taylor",
+    "GramMatrices": "taylor",
     "InputError": "errors",
     "Manifest": "engine",
     "Plan": "engine",

@@ -223,9 +223,10 @@ class _Planner:
         if method.data.without is None:
             return absent
         self._without = frozenset(absent)
-        if absent:
-            more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
-            self.notes.append(f"no {method.data.name} for {absent[0]!r}{more}: {method.data.without}")
+        lacking = [name for name in absent if method.data.shape(self._template[name].shape) is not None]
+        if lacking:
+            more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
+            self.notes.append(f"no {method.data.name} for {lacking[0]!r}{more}: {method.data.without}")
         return ()
 
     def _copy(self, name: str) -> Job:

@@ -76,7 +76,25 @@ def finish(pairs: Sequence[tuple[Tensor, Tensor]], measure: str) -> list[Summary
         groups.setdefault(total.device if together else i, []).append(i)
     for indices in groups.values():
         summaries.update(zip(indices, _finish([shards[i] for i in indices], measure), strict=True))
-    return [_summarise(whole(total)) if is_sharded(total) else summaries[i] for i, (total, _) in enumerate(pairs)]
+    return [summarise(whole(total)) if is_sharded(total) else summaries[i] for i, (total, _) in enumerate(pairs)]
+
+
+@ieee_arithmetic()
+def average(totals: Sequence[Tensor], samples: int) -> list[Summary]:
+    """Divide sums over samples by their number, in place: ``RN(S / n)``.
+
+    Args:
+        totals: float32 or bfloat16, contiguous; sharded ones stay so.
+        samples: n.
+
+    Returns:
+        As :func:`finish`.
+    """
+    for total in totals:
+        mine = local(total)
+        # A tensor: by a number of Python's, a GPU would multiply with the reciprocal.
+        mine.copy_(mine.float() / torch.tensor(float(max(samples, 1)), device=mine.device))
+    return [summarise(whole(total)) for total in totals]
 
 
 def _finish(pairs: Sequence[tuple[Tensor, Tensor]], measure: str) -> list[Summary]:
@@ -98,7 +116,7 @@ def _finish(pairs: Sequence[tuple[Tensor, Tensor]], measure: str) -> list[Summar
     ]
 
 
-def _summarise(values: Tensor) -> Summary:
+def summarise(values: Tensor) -> Summary:
     """Statistics of an importance as it stands."""
     reached = values.contiguous() if kernels_reach(values) else values.cpu()
     minmax, leaves = np.array((np.inf, -np.inf), np.float32), np.zeros(-(-reached.numel() // LEAF), np.float64)

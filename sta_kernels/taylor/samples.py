@@ -29,9 +29,10 @@ def importance(
     """Importance of a fine-tuned model's trainable parameters on samples of its task (eq. 10–12, 21, 22).
 
     ``I = |θ| · Σ_j |∂loss_j/∂θ|`` (``lp``), ``θ²`` (``amp``), ``lp · θ²`` (``lp_amp``); the paper takes 32 training
-    samples. Every sample has a backward pass of its own: a loss over a batch would give |Σ g_j| instead of Σ |g_j|, and
-    no gradient shows the difference. The model is in eval mode meanwhile and is left as it was found; deterministic
-    algorithms are used where torch has them.
+    samples. ``gradient`` is the mean of |∂loss_j/∂θ|, for TATR with the base as the model. Every sample has a backward
+    pass of its own: a loss over a batch would give |Σ g_j| instead of Σ |g_j|, and no gradient shows the difference.
+    The model is in eval mode meanwhile and is left as it was found; deterministic algorithms are used where torch has
+    them.
 
     Args:
         model: the fine-tuned model with its task's head, θ.
@@ -41,7 +42,7 @@ def importance(
             mapping of tensors, passed on as positional or keyword arguments. A mapping in place of a pair (a
             tokenizer's batch) is both: ``model(**sample)``, and the target.
         loss_fn: ``loss_fn(model(input), target)``, a scalar; called on one sample at a time.
-        measure: "lp", "amp" or "lp_amp"; "amp" needs neither samples nor loss_fn, and does not read them.
+        measure: "lp", "amp", "lp_amp" or "gradient"; "amp" needs neither samples nor loss_fn, and does not read them.
         dtype: of accumulator and importance, float32 or bfloat16; as :class:`TaylorImportance`.
         device: of the accumulators; None keeps each beside its parameter.
 
