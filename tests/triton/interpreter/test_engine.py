@@ -27,7 +27,11 @@ CASES: dict[str, dict[str, Any]] = {
     "sta_forget, lp_amp": {"parameters": {"measure": "lp_amp", "p": 0.2, "lambda": 0.5}},
     "linear": {"parameters": {"weight": 0.3}},
     "task_arithmetic, exclude, float32": {"parameters": {"lambda": 0.4}, "exclude": ["b.*"], "dtype": "float32"},
+    "della, parts": {"parameters": {"density": 0.5, "seed": 3}, "split": {"*.in_proj_weight": 3}},
+    "della_linear, float32": {"parameters": {"density": 0.4, "rescale": "keep_rate"}, "dtype": "float32"},
 }
+
+METHODS = ("sta_forget", "linear", "task_arithmetic", "della", "della_linear")
 
 
 class Small:
@@ -55,7 +59,7 @@ class Small:
 
     def recipe(self, case: str) -> dict[str, Any]:
         name = case.split(",")[0]
-        method = name if name in ("sta_forget", "linear", "task_arithmetic") else "sta"
+        method = name if name in METHODS else "sta"
         models: list[dict[str, Any]] = [{"model": str(self.folder / f"model{i}")} for i in range(3)]
         if method.startswith("sta"):
             for model in models:

@@ -107,6 +107,17 @@ def test_native_bits_in_few_launches(
     assert dict(launches) == LAUNCHES[case]  # of twenty tensors
 
 
+@pytest.mark.parametrize("options", [{"method": "della"}, {"method": "della_linear", "rescale": "keep_rate"}], ids=str)
+def test_masks_of_one_entry_after_the_other(
+    model: Model, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = []
+    for backend in ("reference", "triton"):
+        on(backend, monkeypatch)
+        outcomes.append(model.merge({}, density=0.5, **options))
+    assert same_bits(*outcomes)
+
+
 @pytest.mark.parametrize("measure", ["lp", "amp"])
 def test_forgetting_takes_few_launches_too(
     model: Model, measure: str, launches: Counter[str], monkeypatch: pytest.MonkeyPatch
