@@ -21,12 +21,13 @@ static void read_formula(const FormulaCall& call, int64_t begin, int64_t n, Aren
   t->work = arena.take(call.n_models);
 }
 
-// Elements [begin, begin + n) in whole vectors; they lie in place or in the arena, of which this is a copy.
+// Elements [begin, begin + n), zeros up to whole vectors; they lie in place or in the arena, of which this is a copy.
 static const float* read_source(const Source& source, int64_t begin, int64_t n, Arena arena) {
   if (source.formula) {
     FormulaTile t;
     read_formula(*source.formula, begin, n, arena, &t);
     kFormulas[source.formula->kind].value(*source.formula, t);
+    for (int64_t i = n; i < whole_vectors(n); ++i) t.value[i] = 0;
     return t.value;
   }
   float* raw = arena.take(2);
