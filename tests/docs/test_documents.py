@@ -71,6 +71,18 @@ def test_paths_exist(document: Path):
         assert list(ROOT.glob(pattern)), quoted
 
 
+def test_excerpts_are_what_the_files_hold():
+    """Code shown in CONTRIBUTING.md stands word for word in the file that was last named before it."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = 0
+    for match in re.finditer(r"^ *```text\n(.*?)\n *```$", text, re.DOTALL | re.MULTILINE):
+        named = re.findall(r"`((?:sta_kernels|bindings)/[^` ]*\.(?:py|inl))`", text[: match.start()])
+        candidates = [(ROOT / path).read_text(encoding="utf-8") for path in named[-2:]]
+        assert any(match[1] in candidate for candidate in candidates), match[1]
+        shown += 1
+    assert shown == 5
+
+
 @ALL
 def test_commands_and_options_exist(document: Path, capsys: pytest.CaptureFixture[str]):
     for line in "\n".join(blocks(document, "sh")).splitlines():
