@@ -1,4 +1,4 @@
-"""Write the README's tables from committed data, and from nothing else.
+"""Write the tables of README.md and docs/methods.md from committed data and the registry, and from nothing else.
 
     python -m scripts.readme_tables                    # write them
     python -m scripts.readme_tables --demo demo-out    # first take over what a run of `make demo` wrote
@@ -20,10 +20,12 @@ from typing import Any
 
 from benchmarks import bars, records
 from benchmarks.summary import bar_table, provenance
+from scripts.method_table import method_table
 from sta_kernels.demo.table import render as demo_table
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+METHODS = ROOT / "docs" / "methods.md"
 DEMO = ROOT / "docs" / "demo"
 RESULTS = "results.json"
 PICTURE = "selection_rate.png"
@@ -83,14 +85,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.demo is not None:
         take_over(arguments.demo)
-    before = README.read_text(encoding="utf-8")
-    after = written(before)
-    if arguments.check and after != before:
-        print("README.md: its tables are not those of their data; run `make readme`", file=sys.stderr)
-        return 1
-    if not arguments.check:
-        README.write_text(after, encoding="utf-8")
-    return 0
+    stale = False
+    for document, write in ((README, written), (METHODS, lambda text: filled(text, "methods", method_table()))):
+        before = document.read_text(encoding="utf-8")
+        after = write(before)
+        if arguments.check and after != before:
+            print(f"{document.name}: its tables are not those of their data; run `make readme`", file=sys.stderr)
+            stale = True
+        elif after != before:
+            document.write_text(after, encoding="utf-8")
+    return int(stale)
 
 
 if __name__ == "__main__":

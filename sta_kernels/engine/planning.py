@@ -85,8 +85,8 @@ def make_plan(
     budget = Budget.plan(max_memory, threads, placement.kind, segment_bytes, placement.free, most, working)
     for job in placed:
         check_tile(job, budget)
-    shared = sum(_statistics_bytes(job, method, ("block", "model")) for job in placed)
-    alone = sum(_statistics_bytes(job, method, ("segment",)) for job in needing if job.memory(job.size) > budget.whole)
+    shared = sum(statistics_bytes(job, method, ("block", "model")) for job in placed)
+    alone = sum(statistics_bytes(job, method, ("segment",)) for job in needing if job.memory(job.size) > budget.whole)
     declared = [statistic for job in placed for round_ in job.rounds(method) for statistic, _ in round_]
     if recipe.slices and any(statistic.scope == "model" for statistic in declared):
         raise InputError("slices: a statistic over the whole model needs the same models in every layer")
@@ -127,7 +127,7 @@ def check_tile(job: Job, budget: Budget) -> None:
         )
 
 
-def _statistics_bytes(job: Job, method: Method, scopes: Sequence[str]) -> int:
+def statistics_bytes(job: Job, method: Method, scopes: Sequence[str]) -> int:
     """Bytes that statistics of some scopes read of a segment: pass by pass, each operand once."""
     total = 0
     for round_ in job.rounds(method):

@@ -233,12 +233,11 @@ class TieCut(_Reduction):
     """The index below which entries equal to ``value`` belong to the ``count`` greatest of a segment.
 
     Of equal entries, those of the lowest index are taken first. The index is the element's in its tensor; all ties
-    belong where the result is :data:`~sta_kernels.methods.accumulators.ALL_TIES`.
+    belong where the result is :data:`~sta_kernels.methods.accumulators.ALL_TIES`. One pass, and a second over a leaf.
     """
 
     value: float
     count: int
-    passes: ClassVar[int] = 2
     unknown: ClassVar[Any] = 0
 
     def accumulator(self, n_elements: int, extent: int) -> CutAccumulator:

@@ -1,0 +1,69 @@
+"""The table of all methods in docs/methods.md, from the registry: what each serves, and what it reads and writes.
+
+Traffic is that of a square float32 matrix of four models, or as many as the method takes, streamed in tiles, with the
+parameters below; everything else is as the methods themselves declare it to the engine.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sta_kernels import methods, ops
+from sta_kernels.engine.jobs import Job, Operand
+from sta_kernels.engine.planning import statistics_bytes
+from sta_kernels.methods.base import REQUIRED, Method, Settings
+
+SIDE = 4096
+MODELS = 4
+CHOSEN: dict[str, Any] = {"density": 0.5, "select_topk": 0.5, "task": 0, "t": 0.5}
+"""Values of parameters whose defaults make a method do less than it can, or that have none."""
+
+
+def settings_of(method: Method) -> tuple[Settings, int]:
+    """Representative settings, and for how many models."""
+    least, most = method.models
+    n_models = max(least, min(MODELS, most or MODELS))
+    known = {parameter.name: parameter for parameter in method.parameters}
+    chosen = {name: value for name, value in CHOSEN.items() if name in known}
+    needed = [name for name, parameter in known.items() if parameter.default is REQUIRED and name not in chosen]
+    if needed:
+        raise ValueError(f"{method.name}: {', '.join(needed)} has no default: choose a value for the table")
+    if method.name == "sta_forget":
+        n_models = 1
+    return methods.resolve(method, n_models, **chosen), n_models
+
+
+def job_of(method: Method) -> Job:
+    """The merge of one matrix."""
+    settings, n_models = settings_of(method)
+    roles = method.roles(settings)
+    shape = (SIDE, SIDE)
+    size = SIDE * SIDE
+    operands = [Operand("model", i, "w", "F32") for i in range(n_models)]
+    if roles.base:
+        operands.insert(0, Operand("base", n_models, "w", "F32"))
+    if roles.importance and method.data.shape(shape) is not None:
+        operands += [Operand("importance", n_models + 1 + i, "w", "F32") for i in range(n_models)]
+    return Job("w", "w", shape, "merge", 0, size, "F32", tuple(operands), settings=settings, block=size, model=size)
+
+
+def row(method: Method) -> str:
+    """One line of the table."""
+    job = job_of(method)
+    rounds = list(job.rounds(method))
+    passes = 1 + sum(max(statistic.passes for statistic, _ in round_) for round_ in rounds)
+    read = job.bytes_read + statistics_bytes(job, method, ("segment", "block", "model"))
+    tier = max({method.tier} | {statistic.tier for round_ in rounds for statistic, _ in round_})
+    compute = ("torch.linalg", "torch.linalg") if tier == "C" else ("native", "Triton")
+    served = ["yes" if hasattr(ops, method.name) else "no", "yes", "yes", "yes"]
+    traffic = "–" if tier == "C" else f"{read / job.size + job.out_unit:g}"
+    pieces = "1, whole" if method.whole else str(passes)
+    name = f"[`{method.name}`](#{method.name})"
+    return f"| {' | '.join([name, *served, *compute, tier, traffic, pieces])} |"
+
+
+def method_table() -> str:
+    """The table, as Markdown."""
+    head = "| method | op | state dicts | files | recipes | CPU | GPU | tier | bytes per entry | passes |"
+    rule = "| --- | --- | --- | --- | --- | --- | --- | --- | ---: | ---: |"
+    return "\n".join([head, rule, *(row(methods.get(name)) for name in methods.names())])
