@@ -13,6 +13,8 @@ from sta_kernels._version import __version__
 
 if TYPE_CHECKING:
     from sta_kernels import ops
+    from sta_kernels.adamerging import AdaMerging
+    from sta_kernels.compression import compress, decompress
     from sta_kernels.engine import Manifest, Plan, merge_checkpoints, verify
     from sta_kernels.errors import InputError, RunError
     from sta_kernels.merging import forget, merge
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from sta_kernels.taylor import FisherInformation, GramMatrices, TaylorImportance, importance
 
 __all__ = [
+    "AdaMerging",
     "FisherInformation",
     "GramMatrices",
     "InputError",
@@ -30,6 +33,8 @@ __all__ = [
     "RunError",
     "TaylorImportance",
     "__version__",
+    "compress",
+    "decompress",
     "forget",
     "importance",
     "merge",
@@ -41,6 +46,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "AdaMerging": "adamerging",
     "FisherInformation": "taylor",
     "GramMatrices": "taylor",
     "InputError": "errors",
@@ -49,6 +55,8 @@ _HOME = {
     "Recipe": "recipe",
     "RunError": "errors",
     "TaylorImportance": "taylor",
+    "compress": "compression",
+    "decompress": "compression",
     "forget": "merging",
     "importance": "taylor",
     "merge": "merging",

@@ -118,7 +118,9 @@ def merged_singular_vectors(base: Tensor, models: Sequence[Tensor], rank: int, n
 def truncated(base: Tensor, model: Tensor, rank: int, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """The first ``rank`` singular triplets of ``τ = θ − θ0``: float32 U [m, k], S [k] and Vᴴ [k, n], contiguous."""
     left, values, right = svd(model.float() - base.float(), name)
-    return left[:, :rank].contiguous(), values[:rank].clone(), right[:rank].clone()
+    kept = (left[:, :rank], values[:rank], right[:rank])
+    first, middle, last = (factor.clone(memory_format=torch.contiguous_format) for factor in kept)
+    return first, middle, last
 
 
 def restored(base: Tensor, left: Tensor, values: Tensor, right: Tensor) -> Tensor:

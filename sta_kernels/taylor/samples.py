@@ -59,7 +59,7 @@ def importance(
     with context, _deterministic_algorithms(), torch.enable_grad():
         if loss_fn is not None and measure != "amp":
             for inputs, target in single_samples(samples):
-                loss_fn(_call(model, inputs), target).backward()
+                loss_fn(call(model, inputs), target).backward()
     return context.result
 
 
@@ -105,7 +105,8 @@ def _deterministic_algorithms() -> Iterator[None]:
         torch.use_deterministic_algorithms(enabled, warn_only=enabled)
 
 
-def _call(model: nn.Module, inputs: Any) -> Any:
+def call(model: Callable[..., Any], inputs: Any) -> Any:
+    """Give a model positional or keyword arguments, or one."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, tuple):
