@@ -76,6 +76,18 @@ def test_bound_and_bits(large: dict[str, Any], tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell anonymous memory")
+def test_masks_and_the_ranking_of_rows_are_within_the_bound(large: dict[str, Any], tmp_path: Path) -> None:
+    models = [{"model": model["model"]} for model in large["models"]]
+    recipe = {**large, "merge_method": "della", "models": models, "parameters": {"density": 0.5}}
+    digests = set()
+    for limit in ("192MB", "2GB"):
+        highest, digest = measured(recipe, tmp_path / limit, limit)
+        assert highest < parse_size(limit, "limit")
+        digests.add(digest)
+    assert len(digests) == 1
+
+
 @pytest.mark.parametrize("kind", memory.SIZES)
 def test_many_models_under_the_least_limit(kind: str) -> None:
     """What is planned stays under the limit for any number of workers."""
