@@ -95,7 +95,10 @@ def write_family(
     filters: tuple[str, ...],
     dtype: str = "float32",
 ) -> Family:
-    """A base of spread 1/2; models further and further away from it, a quarter of whose entries never moved."""
+    """A base of spread 1/2; models further and further away from it, by and large in the same direction.
+
+    A quarter of a model's entries never moved.
+    """
     generator = torch.Generator().manual_seed(seed)
     stored = getattr(torch, dtype)
 
@@ -103,16 +106,15 @@ def write_family(
         return torch.randn(shape, generator=generator)
 
     base = {name: (0.5 * normal(shape)).to(stored) for name, shape in shapes.items()}
+    common = {name: normal(shape) for name, shape in shapes.items()}
     folders = [folder / "base", *(folder / f"model{i}" for i in range(MODELS))]
     tensors = {str(folders[0]): base}
     for i, path in enumerate(folders[1:]):
-        spread = 0.05 * 2**i
-        tensors[str(path)] = {
-            name: (base[name].float() + spread * normal(shape) * (torch.rand(shape, generator=generator) > 0.25)).to(
-                stored
-            )
-            for name, shape in shapes.items()
-        }
+        tensors[str(path)] = moved = {}
+        for name, shape in shapes.items():
+            step = 0.05 * 2**i * (0.7 * common[name] + 0.7 * normal(shape))
+            some = torch.rand(shape, generator=generator) > 0.25
+            moved[name] = (base[name].float() + step * some).to(stored)
     for path in folders:
         write_checkpoint(path, tensors[str(path)], {**config, "torch_dtype": dtype})
     widened = {path: {name: tensor.float() for name, tensor in held.items()} for path, held in tensors.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def differing(
 def slack_of_ties(recipe: Mapping[str, Any], family: Family, name: str) -> Array:
     """How far apart results may be that are both right, because of equal magnitudes at a cut or a sum that is nothing.
 
-    Infinity where a tie decides about the entry itself.
+    Infinity where a tie decides about the entry itself; and, for Model Stock, where the two differ on purpose.
     """
     method = recipe["merge_method"]
     names = tuple(family.of(family.base))
@@ -57,7 +58,24 @@ def slack_of_ties(recipe: Mapping[str, Any], family: Family, name: str) -> Array
         slack += _slack_of_selection(
             np.stack(deltas), value_at(recipe, "select_topk", None, name, depth_of(name, names), 1)
         )
+    if method == "model_stock":
+        by_row = bool(value_at(recipe, "filter_wise", None, name, depth_of(name, names), False))
+        slack += _slack_of_opposition(np.stack(deltas), by_row=by_row)
     return slack
+
+
+def _slack_of_opposition(deltas: Array, *, by_row: bool) -> Array:
+    """Model Stock: task vectors, or their rows, that point away from each other, or are next to nothing."""
+    vectors = deltas.astype(np.float64)
+    if not (by_row and vectors.ndim > 1):
+        vectors = vectors.reshape(len(vectors), -1)
+    lengths = np.sqrt((vectors**2).sum(axis=-1))
+    cosines, products = [], []
+    for i, j in combinations(range(len(vectors)), 2):
+        products.append(lengths[i] * lengths[j])
+        cosines.append((vectors[i] * vectors[j]).sum(axis=-1) / np.maximum(products[-1], 1e-30))
+    apart = (np.mean(cosines, axis=0) < 1e-3) | (np.min(products, axis=0) < 1e-6)
+    return np.where(apart[..., None] if by_row and deltas.ndim > 1 else apart, np.inf, np.zeros(deltas.shape[1:]))
 
 
 def _slack_of_selection(deltas: Array, share: Fraction) -> Array:
