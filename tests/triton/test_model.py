@@ -111,6 +111,7 @@ def copy(programs: int, registers: int = 32, shared: int = 0) -> Report:
         read=4,
         written=4,
         fused=(),
+        access=16,
         registers=registers,
         stack=0,
         listing=Listing(registers, 0, shared, parse(COPY)),

@@ -19,8 +19,12 @@ from sta_kernels.kernels.triton.formulas.philox import BLOCK_OF_DRAWS
 from sta_kernels.kernels.triton.primitives import narrow, pointer, positions, widen
 from sta_kernels.kernels.triton.tables import aligned, check_contiguous, chunks, language_dtype, rows, signed, upload
 
-_REGISTERS = {} if torch.version.hip else {"maxnreg": 255}
-"""Left alone, NVIDIA's assembler stops at fewer registers and spills the rest."""
+_REGISTERS = (128, 255)
+"""Of a thread, at most: as many as let four warps a scheduler stay resident, or all. Left alone, NVIDIA's assembler may
+take more than it needs, or stop at fewer and spill the rest."""
+
+_FEW_OPERANDS = 32
+"""Elements of models and importances in a thread's hands for which the fewer registers are enough."""
 
 _MOST_EIGHTS = 8
 """Models of which a thread takes eight elements each."""
@@ -179,8 +183,16 @@ def launch_evaluate(
             CHUNK=launch.chunk,
             num_warps=launch.warps,
             enable_fp_fusion=False,
-            **_REGISTERS,
+            **_registers(signature, launch),
         )
+
+
+def _registers(signature: Signature, config: LaunchConfig) -> dict[str, int]:
+    """Compiler options that bound the registers of a thread."""
+    if torch.version.hip:
+        return {}
+    held = (len(signature.models) + len(signature.importances)) * config.per_thread
+    return {"maxnreg": _REGISTERS[FORMULAS[signature.name].heavy or held > _FEW_OPERANDS]}
 
 
 def _addressed(segment: EvaluateSegment) -> tuple[Buffer, ...]:

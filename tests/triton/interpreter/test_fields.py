@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 from kernel_operands import Operand, same_floats, values
-from test_formulas import source
 
 from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
-from sta_kernels.kernels.formula import FormulaSource
+from sta_kernels.kernels.formula import Formula, FormulaSource
 from sta_kernels.kernels.numpy_backend import NumpyBackend
 from sta_kernels.kernels.triton import backend as triton_backend
 from sta_kernels.kernels.triton import fields, packing, reductions
@@ -32,8 +31,22 @@ def scratch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return request.param
 
 
-def field(size: int, *, special: float = 0.0, offset: int = 3) -> FormulaSource:
-    return source(np.random.default_rng(size), "sparse_distance", (1, 0, 0), 1, size, offset=offset, special=special)
+def field(size: int, *, special: float = 0.0) -> FormulaSource:
+    """``|τ|`` within a band, many of them alike, with a cut among the ties of its upper end."""
+    rng = np.random.default_rng(size)
+    base, model = (values(rng, F32, size, special=special) for _ in range(2))
+    tied = rng.random(size) < 0.5
+    base.array[tied], model.array[tied] = 1.0, rng.integers(0, 4, int(tied.sum()))
+    formula = Formula("sparse_distance", (1, 0, 0), (), ((0.0, 0.0, 2.0, 0.5),), (0, 0, size // 2, 0, 0, 0))
+    return FormulaSource(formula, (model.buffer(),), base.buffer(), (), 3)
+
+
+def ties(size: int, dtypes: tuple[DType, DType] = (F32, F32)) -> FormulaSource:
+    """A merge of two models by an elected sign."""
+    rng = np.random.default_rng(size)
+    base, *models = (values(rng, dtype, size).buffer() for dtype in (dtypes[0], *2 * dtypes[1:]))
+    formula = Formula("sparse_sum", (0, 1, 1), (0.7, 1.0, 1.0), ((1.0, 1.0, 0.0, 0.0),) * 2, (0,) * 10)
+    return FormulaSource(formula, tuple(models), base)
 
 
 @pytest.mark.parametrize("special", [0.0, 0.01])
@@ -101,9 +114,7 @@ def test_a_few_values(kind: str) -> None:
 
 
 def test_merges_are_queued_and_launched_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    sources = [
-        source(np.random.default_rng(size), "sparse_sum", (1, 1, 1), 2, size, (F32, BF16)) for size in (0, 9, 90)
-    ]
+    sources = [ties(size, (F32, BF16)) for size in (0, 9, 90)]
     outputs = [[Operand(F16, one.size) for one in sources] for _ in range(2)]
     launched: list[int] = []
     launch = triton_backend.launch_evaluate
@@ -123,7 +134,7 @@ def test_merges_are_queued_and_launched_together(monkeypatch: pytest.MonkeyPatch
 
 
 def test_operands_with_strides() -> None:
-    one = source(np.random.default_rng(5), "sparse_sum", (1, 0, 0), 2, 100)
+    one = ties(100)
     wide = np.random.default_rng(6).standard_normal((10, 20)).astype(np.float32)
     strided = replace(one, base=Buffer.from_numpy(wide[:, ::2]))
     outputs = [np.zeros((10, 30), np.float32) for _ in range(2)]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from formula_cases import NAMES, formula_cases, same_values
 from kernel_operands import Operand, values
 
 from sta_kernels.kernels.buffers import DType
 from sta_kernels.kernels.formula import Formula, FormulaSource
 from sta_kernels.kernels.numpy_backend import NumpyBackend
 from sta_kernels.kernels.reference.formulas import DELTAS
-from sta_kernels.kernels.reference.formulas import FORMULAS as REFERENCE
+from sta_kernels.kernels.triton import evaluate
 from sta_kernels.kernels.triton.config import LaunchConfig
 from sta_kernels.kernels.triton.evaluate import EvaluateSegment, launch_evaluate
 from sta_kernels.kernels.triton.formulas import FORMULAS
@@ -24,121 +26,145 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 DEVICE = torch.device("cpu")
 BLOCKS = LaunchConfig(block=64, chunk=256, warps=1)
+LARGE = LaunchConfig(block=1024, chunk=2048, warps=4)
+"""Fewer steps for the interpreter."""
 F32, BF16, F16, F64 = DType.F32, DType.BF16, DType.F16, DType.F64
 ALL_TIES = (1 << 63) - 1
 
 
-def formula(rng: np.random.Generator, name: str, variant: tuple[int, ...], n: int) -> Formula:
-    """A formula with parameters drawn around the operands' sizes."""
-
-    def numbers(*scales: float) -> tuple[float, ...]:
-        return tuple(float(np.float32(scale * rng.uniform(0.5, 2))) for scale in scales)
-
-    def rows(*scales: float) -> tuple[tuple[float, ...], ...]:
-        return tuple(numbers(*scales) for _ in range(n))
-
-    if name in ("sparse_sum", "elected_sign", "sparse_distance"):
-        integers = [int(rng.integers(1 << 63)) << 1 | 1, int(rng.integers(1 << 32))]
-        for task in range(n):
-            cut = (int(rng.integers(600)), 0, ALL_TIES, 70)[task % 4]
-            integers += [cut, int(rng.integers(600)), (int(rng.integers(1 << 32)), 1 << 32, 0)[task % 3], task]
-        bands = [(*numbers(-1, 1.3), float(rng.choice([4, np.inf])), float(rng.choice([0, 0.5]))) for _ in range(n)]
-        return Formula(name, variant, (*numbers(0.7, 3), rng.choice([1.0, -1.0])), tuple(bands), tuple(integers))
-    if name == "agreement":
-        asked = tuple((*row, float(i % 3 != 1)) for i, row in enumerate(rows(0.5)))
-        return Formula(name, variant, numbers(0.7), asked, (int(rng.integers(1, n + 1)),))
-    if name == "fisher":
-        return Formula(name, variant, (), tuple((*row, 1e-6 * (i % 2)) for i, row in enumerate(rows(1))))
-    if name in ("pcb", "pcb_score"):
-        clips = tuple((*row, (0.0, 0.3)[i % 2], 1.0) for i, row in enumerate(rows(0.01, 4, 1)))
-        return Formula(name, variant, numbers(0.7), clips, (n - 1,) if name == "pcb_score" else ())
-    if name in ("sce", "sce_energy"):
-        return Formula(name, variant, (-0.5, 0.25), rows(1), (70, n - 1))
-    if name == "trust_region":
-        return Formula(name, variant, numbers(0.7, 5), rows(1))
-    return Formula(name, variant, numbers(0.5) if name in ("nearswap", "arcee_fusion") else ())
-
-
-def source(
-    rng: np.random.Generator,
-    name: str,
-    variant: tuple[int, ...],
-    n: int,
-    size: int,
-    dtypes: Sequence[DType] = (F32,),
-    *,
-    offset: int = 0,
-    special: float = 0.02,
-    shift: int = 0,
-) -> FormulaSource:
-    """Operands on a grid, so that ties occur, of the dtypes in turn."""
-
-    def operand(dtype: DType) -> Operand:
-        drawn = values(rng, dtype, size, special=special, shift=shift)
-        tied = rng.random(size) < 0.5
-        drawn.array[tied] = values(rng, dtype, 8, scale=0.5).array[rng.integers(0, 8, int(tied.sum()))]
-        return drawn
-
-    turn = itertools.cycle(dtypes)
-    base = operand(next(turn)).buffer()
-    models = tuple(operand(next(turn)).buffer() for _ in range(n))
-    stored = tuple(operand(next(turn)).buffer() for _ in range(n))
-    masked = name in ("sparse_sum", "elected_sign", "sparse_distance") and variant[0] == 3
-    wanted = masked or name in ("fisher", "arcee_fusion", "arcee_importance", "scaled_sum")
-    wanted = wanted or (name in ("trust_region", "conflict") and variant[0] == 0)
-    return FormulaSource(
-        formula(rng, name, variant, n),
-        models,
-        None if name == "fisher" or (variant == (0,) and name in ("product", "scaled_sum")) else base,
-        stored if wanted else (),
-        offset,
-    )
-
-
 def check(
-    sources: Sequence[FormulaSource], out: DType = F32, config: LaunchConfig | None = BLOCKS, shift: int = 0
-) -> list[Operand]:
-    """Launch, and hold every output against the reference's."""
-    expected = [Operand(out, one.size) for one in sources]
-    for one, result in zip(sources, expected, strict=True):
-        NumpyBackend().evaluate(one, out=result.buffer(), threads=1)
-    outputs = [Operand(out, one.size, shift) for one in sources]
-    segments = [EvaluateSegment(one, result.buffer()) for one, result in zip(sources, outputs, strict=True)]
+    sources: Sequence[FormulaSource],
+    outs: Sequence[DType] = (F32,),
+    config: LaunchConfig | None = BLOCKS,
+    *,
+    shift: int = 0,
+    is_field: bool = False,
+) -> None:
+    """Launch, and hold every output, of the dtypes in turn, against the reference's."""
+    dtypes = [outs[i % len(outs)] for i in range(len(sources))]
+    outputs = [Operand(dtype, one.size, shift) for one, dtype in zip(sources, dtypes, strict=True)]
+    segments = [EvaluateSegment(one, result.buffer(), is_field) for one, result in zip(sources, outputs, strict=True)]
     launch_evaluate(DEVICE, segments, config=config)
-    for one, reference, result in zip(sources, expected, outputs, strict=True):
-        assert np.array_equal(result.bits(), reference.bits()), one.formula
+    for one, result in zip(sources, outputs, strict=True):
+        expected = Operand(result.dtype, one.size)
+        if is_field:
+            expected.array[:] = NumpyBackend().values(one, 0, one.size)
+        else:
+            NumpyBackend().evaluate(one, out=expected.buffer(), threads=1)
+        assert same_values(result.array, expected.array, result.dtype), one.formula
         assert result.guards_hold()
-    return outputs
-
-
-GATES = [(gate, elects, divides) for gate in range(4) for elects, divides in ((0, 0), (1, 0), (1, 1))]
-FORMS: dict[str, list[tuple[int, ...]]] = {
-    "sparse_sum": GATES,
-    "elected_sign": [(gate, 1, 0) for gate in range(4)],
-    "sparse_distance": [(1, 0, 0), (2, 0, 0)],
-    "trust_region": [(0,), (1,)],
-    "conflict": [(0,), (1,)],
-    "product": [(0,), (1,)],
-    "scaled_sum": [(0,), (1,)],
-    "pcb": [(1,), (2,), (3,)],
-    "pcb_score": [(1,), (2,), (3,)],
-}
-CASES = [(name, form) for name in FORMULAS for form in FORMS.get(name, [()])]
 
 
 def test_every_formula_of_the_reference_is_there() -> None:
-    assert set(FORMULAS) == set(REFERENCE)
+    assert tuple(sorted(FORMULAS)) == NAMES
     assert {name for name, one in FORMULAS.items() if one.is_delta} == DELTAS
 
 
-@pytest.mark.parametrize(("name", "form"), CASES, ids=str)
-def test_tensors_of_one_formula_differ_in_parameters(name: str, form: tuple[int, ...]) -> None:
-    rng = np.random.default_rng(len(name))
-    few = name in ("distance", "sparse_distance", "nearswap", "arcee_fusion", "arcee_importance")
-    check([source(rng, name, form, 1 if few else 3, size, offset=8 * size) for size in (0, 3, 300, 64)])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_cases_of_all_backends(name: str) -> None:
+    check(formula_cases(name), (F32, BF16, F64, F16), LARGE)
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 9])
-@pytest.mark.parametrize(("name", "form"), [("sparse_sum", (1, 1, 1)), ("sce", ()), ("pcb", (1,)), ("fisher", ())])
-def test_numbers_of_models(name: str, form: tuple[int, ...], n: int) -> None:
-    check([source(np.random.default_rng(n), name, form, n, 130)])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_finite(name: str) -> None:
+    check(formula_cases(name, nonfinite=True)[:3], (F32, F16), LARGE)
+
+
+@pytest.mark.parametrize("name", sorted(DELTAS))
+def test_statistics_see_the_task_vector_itself(name: str) -> None:
+    check(formula_cases(name)[:2], config=LARGE, is_field=True)
+
+
+def bands(sizes: Sequence[int], *, shift: int = 0, dtypes: tuple[DType, DType] = (F32, F32)) -> list[FormulaSource]:
+    """Tensors of one signature, each with thresholds, cuts and an offset of its own, and many ties."""
+    rng = np.random.default_rng(len(sizes))
+    found = []
+    for number, size in enumerate(sizes):
+        operands = [values(rng, dtype, size, shift=shift) for dtype in (dtypes[0], *2 * dtypes[1:])]
+        for operand in operands:
+            operand.array[:] = rng.integers(-2, 3, size) if operand.dtype is not BF16 else 0x3F80
+        offset = 400 * number
+        cuts = [offset + int(rng.integers(0, max(1, size))), 0, offset + size // 2, ALL_TIES]
+        formula = Formula(
+            "sparse_sum",
+            (1, 1, 1),
+            (0.3 + number, 1.0, 1.0),
+            ((1.0, 0.7, 3.0, 1.0), (0.5, 1.0, math.inf, number % 3)),
+            (0, 0, cuts[0], cuts[number % 4], 0, 0, cuts[3], cuts[2], 0, 1),
+        )
+        base, *models = (operand.buffer() for operand in operands)
+        found.append(FormulaSource(formula, tuple(models), base, (), offset))
+    return found
+
+
+def test_tensors_that_differ_in_parameters_share_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads = []
+    upload = evaluate.upload
+    monkeypatch.setattr(evaluate, "upload", lambda *arrays: uploads.append(arrays) or upload(*arrays))
+    check(bands((0, 1, 7, 64, 300, 1000)))
+    assert len(uploads) == 1
+
+
+@pytest.mark.parametrize("dtypes", [(F32, F32), (BF16, F32), (F16, BF16), (F64, F16)], ids=str)
+def test_operands_off_the_16_byte_grid(dtypes: tuple[DType, DType]) -> None:
+    check(bands((300, 65), dtypes=dtypes, shift=1), (BF16,), shift=3)
+
+
+def test_draws_do_not_depend_on_where_a_part_begins() -> None:
+    rng = np.random.default_rng(0)
+    base, model = (values(rng, F32, 700) for _ in range(2))
+    formula = Formula("sparse_sum", (2, 0, 0), (1.0, 1.0, 1.0), ((1.0, 2.0, 0.0, 0.0),), (7, 9, 0, 0, 1 << 31, 3))
+    whole = Operand(F32, 700)
+    source = FormulaSource(formula, (model.buffer(),), base.buffer(), (), 8)
+    launch_evaluate(DEVICE, [EvaluateSegment(source, whole.buffer())], config=BLOCKS)
+    for start, stop in ((0, 64), (4, 70), (1, 300), (103, 700)):
+        part = replace(
+            source,
+            models=(model.buffer().slice(start, stop),),
+            base=base.buffer().slice(start, stop),
+            offset=8 + start,
+        )
+        out = Operand(F32, stop - start)
+        launch_evaluate(DEVICE, [EvaluateSegment(part, out.buffer())], config=BLOCKS)
+        assert np.array_equal(out.bits(), whole.bits()[start:stop])
+    changed = whole.array != base.array
+    assert 250 < int(changed.sum()) < 450
+
+
+def test_the_base_keeps_its_value_where_nothing_is_added() -> None:
+    base, model = Operand(F64, 200), Operand(F64, 200)
+    base.array[:] = np.linspace(-1, 1, 200)
+    base.array[::3] = -0.0
+    model.array[:] = base.array
+    model.array[1::3] += 1
+    formula = Formula("sparse_sum", (0, 0, 0), (1.0, 1.0, 1.0), ((1.0, 1.0, 0.0, 0.0),), (0, 0, 0, 0, 0, 0))
+    source = FormulaSource(formula, (model.buffer(),), base.buffer())
+    check([source] * 4, (F64, F32, BF16, F16))
+    out = Operand(F64, 200)
+    launch_evaluate(DEVICE, [EvaluateSegment(source, out.buffer())])
+    same = np.arange(200) % 3 != 1
+    assert np.array_equal(out.bits()[same], base.bits()[same])
+
+
+def test_the_output_may_be_an_operand() -> None:
+    rng = np.random.default_rng(1)
+    for place in range(3):
+        operands = [values(rng, F32, 600) for _ in range(3)]
+        formula = Formula("sparse_sum", (0, 1, 0), (0.5, 1.0, 1.0), ((1.0, 1.0, 0.0, 0.0),) * 2, (0,) * 10)
+        base, *models = (operand.buffer() for operand in operands)
+        source = FormulaSource(formula, tuple(models), base)
+        expected = Operand(F32, 600)
+        NumpyBackend().evaluate(source, out=expected.buffer(), threads=1)
+        launch_evaluate(DEVICE, [EvaluateSegment(source, operands[place].buffer())], config=BLOCKS)
+        assert np.array_equal(operands[place].bits(), expected.bits())
+
+
+def test_only_contiguous_buffers_of_one_size() -> None:
+    column, short = Operand(F32, 8).buffer(), Operand(F32, 3).buffer()
+    column.shape, column.strides = (2,), (16,)
+    whole = Operand(F32, 2).buffer()
+    with pytest.raises(ValueError, match="contiguous"):
+        launch_evaluate(DEVICE, [EvaluateSegment(FormulaSource(Formula("distance"), (column,), whole), whole)])
+    with pytest.raises(ValueError, match=r"distance: .* differ in size"):
+        launch_evaluate(DEVICE, [EvaluateSegment(FormulaSource(Formula("distance"), (short,), whole), whole)])
+    launch_evaluate(DEVICE, [])

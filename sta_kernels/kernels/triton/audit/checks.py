@@ -9,9 +9,6 @@ from sta_kernels.kernels.triton.audit.compile import Report
 from sta_kernels.kernels.triton.audit.flow import main_loop
 from sta_kernels.kernels.triton.audit.sass import Frame
 
-WIDEST = 16
-"""Bytes of the widest access of one thread."""
-
 DIVISION = 5
 """Fused multiply-adds that ptxas makes of one correctly rounded division, beside the check of its operands (FCHK)."""
 
@@ -19,9 +16,9 @@ Rule = Callable[[Report], list[str]]
 
 
 def wide_accesses(report: Report) -> list[str]:
-    """Every access to an operand on the fast path is 128 bits wide."""
+    """Every access to an operand on the fast path is 128 bits wide, or as wide as a launch of fewer elements means."""
     loop = main_loop(report)
-    faults = [f"{report}: {8 * one.width}-bit access: {one}" for one in loop.accesses if one.width < WIDEST]
+    faults = [f"{report}: {8 * one.width}-bit access: {one}" for one in loop.accesses if one.width < report.access]
     if not loop.accesses:
         faults.append(f"{report}: no access to an operand was found on the fast path")
     return faults

@@ -37,6 +37,7 @@ class Report:
         read: bytes per element that must be read at the least.
         written: likewise.
         fused: fused multiply-adds per element by the function that may hold them.
+        access: bytes of the narrowest access to an operand that is as meant.
         registers: per thread.
         stack: bytes of local memory per thread.
         listing: the machine code; None where no disassembler reads it.
@@ -51,6 +52,7 @@ class Report:
     read: int
     written: int
     fused: tuple[tuple[str, int], ...]
+    access: int
     registers: int
     stack: int
     listing: Listing | None
@@ -102,6 +104,7 @@ def inspect(case: Case, binding: Binding, arch: str, **options: Any) -> Report:
         binding.read,
         binding.written,
         tuple(binding.fused.items()),
+        binding.access,
         registers,
         stack,
         listing,

@@ -22,6 +22,7 @@ from sta_kernels.kernels.triton import (
 )
 from sta_kernels.kernels.triton.audit import formulas
 from sta_kernels.kernels.triton.audit.record import Launched, record
+from sta_kernels.kernels.triton.config import ACCESS, WARP
 from sta_kernels.kernels.triton.leaves import LANES
 
 LARGE = 1 << 27
@@ -70,6 +71,7 @@ class Binding:
         read: bytes per element that must be read at the least (METHODS §15).
         written: likewise.
         fused: fused multiply-adds per element of the arithmetic, by the function that may hold them.
+        access: bytes of the narrowest access to an operand that is as meant.
     """
 
     launched: Launched
@@ -78,6 +80,7 @@ class Binding:
     read: int
     written: int
     fused: dict[str, int] = field(default_factory=dict)
+    access: int = ACCESS
 
 
 class _Memory:
@@ -210,7 +213,9 @@ def _evaluate(case: Case) -> Binding:
         _Memory(), options["formula"], options.get("form", ()), case.n, case.weights, case.importance
     )
     block = launched.constants["BLOCK"]
-    return Binding(launched, block, block, read, case.weights.itemsize)
+    per_thread = block // (launched.options["num_warps"] * WARP)
+    access = min(ACCESS, per_thread * min(case.weights.itemsize, case.importance.itemsize))
+    return Binding(launched, block, block, read, case.weights.itemsize, access=access)
 
 
 FAMILIES: dict[str, Callable[[Case], Binding]] = {

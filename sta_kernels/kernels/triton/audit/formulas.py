@@ -16,18 +16,22 @@ _LENGTHS: dict[str, tuple[int, int, int, int]] = {
     # Shared parameters, those per model, integers, those per model.
     "sparse_sum": (3, 4, 2, 4),
     "elected_sign": (3, 4, 2, 4),
-    "sparse_distance": (3, 4, 2, 4),
+    "sparse_distance": (0, 4, 2, 4),
     "distance": (0, 0, 0, 0),
     "agreement": (1, 2, 1, 0),
     "fisher": (0, 2, 0, 0),
     "pcb": (1, 5, 0, 0),
-    "pcb_score": (1, 5, 1, 0),
+    "pcb_score": (0, 2, 1, 0),
     "product": (0, 0, 0, 0),
     "sce": (2, 1, 1, 0),
-    "sce_energy": (2, 1, 2, 0),
+    "sce_energy": (2, 0, 2, 0),
     "variance": (0, 0, 0, 0),
     "trust_region": (2, 1, 0, 0),
     "conflict": (0, 0, 0, 0),
+    "nearswap": (1, 0, 0, 0),
+    "arcee_fusion": (1, 0, 0, 0),
+    "arcee_importance": (0, 0, 0, 0),
+    "scaled_sum": (0, 0, 0, 0),
 }
 _MASK = 3
 
@@ -58,12 +62,11 @@ def launched(
         ((0.5,) * per_model,) * n if per_model else (),
         (2,) * (integers + n * integers_per_model),
     )
-    base = None if name == "fisher" or (name == "product" and not variant[0]) else new(weights)
-    wanted = (
-        name == "fisher"
-        or (name in ("sparse_sum", "elected_sign", "sparse_distance") and variant[0] == _MASK)
-        or (name in ("trust_region", "conflict") and not variant[0])
-    )
+    weighed = variant[:1] == (0,)  # of the weights themselves, or with what is stored beside them
+    base = None if name == "fisher" or (name in ("product", "scaled_sum") and weighed) else new(weights)
+    wanted = name in ("fisher", "arcee_fusion", "arcee_importance", "scaled_sum")
+    wanted = wanted or (name in ("trust_region", "conflict") and weighed)
+    wanted = wanted or (name in ("sparse_sum", "elected_sign", "sparse_distance") and variant[0] == _MASK)
     importances = tuple(new(importance) for _ in range(n if wanted else 0))
     source = FormulaSource(formula, tuple(new(weights) for _ in range(n)), base, importances)
     segment = evaluate.EvaluateSegment(source, new(weights))
