@@ -29,40 +29,63 @@ struct Competition {
     }
   }
 
-  STA_INLINE_MEMBER V::F agreement(int task) const {
+  // The score of one task, whose agreement is given.
+  STA_INLINE_MEMBER V::F score(int task, V::F agreement) const {
+    const V::F square = V::mul(normal[task], normal[task]);
+    return V::mul(exp_exact(V::mul(V::set(static_cast<float>(n_models)), V::sub(square, V::set(1)))), agreement);
+  }
+
+  STA_INLINE_MEMBER V::F agreement_of(int task) const {
     if (form != 3) return tanh_exact(V::mul(tau[task], total));
     V::F sum = V::zero();
     for (int j = 0; j < n_models; ++j) sum = V::add(sum, tanh_exact(V::mul(drawn[task], drawn[j])));
     return sum;
   }
 
-  STA_INLINE_MEMBER V::F score(int task) const {
-    const V::F square = V::mul(normal[task], normal[task]);
-    const V::F own = exp_exact(V::mul(V::set(static_cast<float>(n_models)), V::sub(square, V::set(1))));
-    return V::mul(own, agreement(task));
+  // Those of all tasks; each sum is in order although a pair is computed but once.
+  STA_INLINE_MEMBER void agreements(V::F* sums) const {
+    if (form != 3) {
+      for (int j = 0; j < n_models; ++j) sums[j] = agreement_of(j);
+      return;
+    }
+    for (int j = 0; j < n_models; ++j) {
+      sums[j] = V::zero();
+      for (int earlier = 0; earlier < j; ++earlier) {
+        const V::F both = tanh_exact(V::mul(drawn[earlier], drawn[j]));
+        sums[j] = V::add(sums[j], both);
+        sums[earlier] = V::add(sums[earlier], both);
+      }
+      sums[j] = V::add(sums[j], tanh_exact(V::mul(drawn[j], drawn[j])));
+    }
   }
 };
 
 static void pcb_score(const FormulaCall& call, const FormulaTile& t) {
   Competition tasks(call);
+  const int task = static_cast<int>(call.integers[0]);
   each_vector(t.n, [&](int64_t i) {
     tasks.read(call, t, i);
-    V::store(t.value + i, tasks.score(static_cast<int>(call.integers[0])));
+    V::store(t.value + i, tasks.score(task, tasks.agreement_of(task)));
   });
 }
 
 static void pcb(const FormulaCall& call, const FormulaTile& t) {
   Competition tasks(call);
+  V::F agreements[STA_MAX_TASKS];
   const V::F lambda = V::set(call.shared[0]);
   each_vector(t.n, [&](int64_t i) {
     tasks.read(call, t, i);
+    tasks.agreements(agreements);
     V::F sum = V::zero(), scores = V::zero();
     for (int j = 0; j < call.n_models; ++j) {
       const float* task = call.of_model(j);
       const V::F low = V::set(task[3]), high = V::set(task[4]);
       const float span = task[4] - task[3];
       V::F balanced = V::zero();
-      if (span != 0) balanced = V::div(V::sub(least(greatest(tasks.score(j), low), high), low), V::set(span));
+      if (span != 0) {
+        const V::F score = tasks.score(j, agreements[j]);
+        balanced = V::div(V::sub(least(greatest(score, low), high), low), V::set(span));
+      }
       sum = V::add(sum, V::mul(V::mul(V::set(task[2]), V::mul(tasks.sign[j], tasks.clipped[j])), balanced));
       scores = V::add(scores, balanced);
     }

@@ -75,7 +75,7 @@ STA_INLINE V::F elect(V::F total, V::F zero_sign) {
 
 template <Gate kGate, Sparse kResult, bool kElects, class Models>
 static void sparse_tile(const FormulaCall& call, const FormulaTile& t) {
-  const bool normalises = call.variant[2] != 0;
+  const bool normalises = call.variant[2] != 0, divides = call.shared[1] != 0 && call.shared[1] != 1;
   const V::F lambda = V::set(call.shared[0]), divisor = V::set(call.shared[1]), zero_sign = V::set(call.shared[2]);
   SparseTask tasks[Models::kRoom];
   for (int j = 0; j < Models::of(call); ++j) tasks[j] = sparse_task<kGate>(call, t, j);
@@ -110,8 +110,8 @@ static void sparse_tile(const FormulaCall& call, const FormulaTile& t) {
           weights = V::masked_add(weights, agrees, V::set(tasks[j].weight));
         }
         if (normalises) total = quotient(total, weights);
-      } else {
-        total = quotient(total, divisor);
+      } else if (divides) {
+        total = V::div(total, divisor);
       }
       V::store(t.value + i, V::mul(lambda, total));
     }
