@@ -15,7 +15,7 @@ from sta_kernels.methods.base import REQUIRED, Method, Settings
 
 SIDE = 4096
 MODELS = 4
-CHOSEN: dict[str, Any] = {"density": 0.5, "select_topk": 0.5, "task": 0, "t": 0.5}
+CHOSEN: dict[str, Any] = {"density": 0.5, "select_topk": 0.5, "task": 0, "t": 0.5, "coefficients": [0.3] * MODELS}
 """Values of parameters whose defaults make a method do less than it can, or that have none."""
 
 
