@@ -94,7 +94,7 @@ def _importance(entry: TensorEntry, name: str | None, like: torch.Tensor) -> tor
     if tuple(stored.shape) != tuple(like.shape) or stored.dtype not in _DTYPES:
         raise InputError(f"{stored.file}: {name!r} is {stored.dtype} {list(stored.shape)}, not like its parameter")
     tensor = torch.empty(stored.shape, dtype=_DTYPES[stored.dtype])
-    checkpoint.read_into(stored.name, 0, memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    checkpoint.read_into(stored.name, 0, tensor.reshape(-1).view(torch.uint8).numpy().data)
     return tensor.to(like.device)
 
 
