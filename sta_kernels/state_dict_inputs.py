@@ -127,7 +127,8 @@ def gather(
     if not roles.importance:
         importances = ()
     elif importances is None:
-        raise InputError(f'{method.name}: importances: none given (or use measure="amp")')
+        other = ' (or use measure="amp")' if "measure" in settings.shared else ""
+        raise InputError(f"{method.name}: importances: none given{other}")
     elif isinstance(importances, Mapping):
         raise InputError(f"{method.name}: importances: expected a list of state dicts, got a single one")
     elif len(importances) != len(models):

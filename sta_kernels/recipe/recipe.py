@@ -174,9 +174,10 @@ class Recipe:
         if self.method.roles(settings).importance:
             for spec in self.models:
                 if spec.importance is None:
+                    other = ", or `measure: amp`, which needs none" if "measure" in settings.shared else ""
                     raise InputError(
                         f"{spec.where}: no importance, which {self.method_name} needs for {tensor_name}; add "
-                        "`parameters: {importance: FILE}` to the model, or `measure: amp`, which needs none"
+                        f"`parameters: {{importance: FILE}}` to the model{other}"
                     )
         return settings
 

@@ -192,3 +192,13 @@ def test_a_file_that_says_it_holds_something_else_is_refused(tmp_path: Path):
     importance.save(tmp_path / "model1" / "gram.safetensors")
     with pytest.raises(sk.InputError, match=r"gram.safetensors: holds amp, and regmean takes gram"):
         sk.merge_checkpoints(recipe, tmp_path / "out")
+
+
+def test_a_model_without_gram_matrices_is_refused(tmp_path: Path):
+    models, grams = models_and_grams(2)
+    recipe = recipe_of(tmp_path, models, grams)
+    del recipe["models"][1]["parameters"]
+    with pytest.raises(sk.InputError, match=r"which regmean needs .* \{importance: FILE\}` to the model$"):
+        sk.merge_checkpoints(recipe, tmp_path / "out")
+    with pytest.raises(sk.InputError, match=r"regmean: importances: none given$"):
+        sk.merge(None, models, method="regmean")

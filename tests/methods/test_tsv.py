@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +207,34 @@ def test_a_matrix_without_singular_values_is_named(tmp_path: Path):
     }
     with pytest.raises(sk.InputError, match=r"'layers.1.weight': its singular values cannot be computed .*exclude it"):
         sk.merge_checkpoints(recipe, tmp_path / "merged", allow_nonfinite=True)
+
+
+def test_a_decomposition_stays_within_the_limit(tmp_path: Path):
+    """In a process of its own, torch and its libraries of linear algebra included."""
+    generator = torch.Generator().manual_seed(1)
+    base = {"w": torch.randn(900, 900, generator=generator)}
+    models = [{"w": base["w"] + 0.1 * torch.randn(900, 900, generator=generator)} for _ in range(2)]
+    from_files(tmp_path, base, models, "linear")
+    limit = 600_000_000
+    program = f"""
+import threading, time
+import sta_kernels as sk
+from sta_kernels.engine.memory import anonymous_bytes
+peak, stop = 0, threading.Event()
+def watch():
+    global peak
+    while not stop.wait(0.002):
+        peak = max(peak, anonymous_bytes())
+watcher = threading.Thread(target=watch, daemon=True)
+watcher.start()
+folder = {str(tmp_path)!r}
+models = [{{"model": f"{{folder}}/model{{i}}"}} for i in range(2)]
+recipe = {{"merge_method": "tsv_m", "base_model": folder + "/base", "models": models}}
+plan = sk.merge_checkpoints(recipe, folder + "/merged", threads=1, max_memory={limit}, dry_run=True)
+sk.merge_checkpoints(recipe, folder + "/merged", threads=1, max_memory={limit})
+stop.set()
+watcher.join()
+assert peak <= plan.budget.peak <= {limit}, (peak, plan.budget.peak)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
