@@ -58,10 +58,30 @@ def slack_of_ties(recipe: Mapping[str, Any], family: Family, name: str) -> Array
         slack += _slack_of_selection(
             np.stack(deltas), value_at(recipe, "select_topk", None, name, depth_of(name, names), 1)
         )
+    if method == "arcee_fusion":
+        slack += _slack_of_threshold(deltas[0], base)
     if method == "model_stock":
         by_row = bool(value_at(recipe, "filter_wise", None, name, depth_of(name, names), False))
         slack += _slack_of_opposition(np.stack(deltas), by_row=by_row)
     return slack
+
+
+def _slack_of_threshold(delta: Array, base: Array) -> Array:
+    """Arcee Fusion: importances that float32's rounding of a divergence puts on either side of the threshold."""
+
+    def softmax(row: Array) -> Array:
+        raised = np.exp(row - row.max(axis=-1, keepdims=True))
+        return raised / raised.sum(axis=-1, keepdims=True) + 1e-8
+
+    target, origin = (softmax(values.astype(np.float64)) for values in (base + delta, base))
+    terms = target * np.log(target / origin)
+    divergence = terms.sum(axis=-1, keepdims=True)
+    rounding = 8 * np.finfo(np.float32).eps * np.abs(terms).sum(axis=-1, keepdims=True)
+    importance = np.abs(delta) * divergence
+    low, median, high = np.sort(importance, axis=None)[[quarter * (delta.size - 1) // 4 for quarter in (1, 2, 3)]]
+    threshold = median + 1.5 * (high - low)
+    margin = 2 * threshold * (rounding / np.maximum(divergence, 1e-30)).max()
+    return np.where(np.abs(importance - threshold) <= margin, np.inf, 0.0)
 
 
 def _slack_of_opposition(deltas: Array, *, by_row: bool) -> Array:
