@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sta_kernels import methods
 from sta_kernels.engine import Manifest, Plan, memory, merge_checkpoints, verify
 from sta_kernels.engine.journal import Journal
 from sta_kernels.errors import RunError
@@ -31,7 +32,24 @@ CASES: dict[str, dict[str, Any]] = {
     "della_linear, float32": {"parameters": {"density": 0.4, "rescale": "keep_rate"}, "dtype": "float32"},
 }
 
-METHODS = ("sta_forget", "linear", "task_arithmetic", "della", "della_linear")
+CASES |= {
+    "sta_block": {"merge_method": "sta", "parameters": {"p": 0.5, "scope": "block"}},
+    "sta_forget, only added": {"parameters": {"p": 0.4, "only_added": True}},
+    "ties": {"parameters": {"density": 0.3, "weight": 0.5, "rescale": True}, "split": {"*.in_proj_weight": 3}},
+    "ties, model": {"parameters": {"density": 0.2, "scope": "model"}},
+    "dare_ties, float64": {"parameters": {"density": 0.4, "seed": 7}, "dtype": "float64"},
+    "breadcrumbs_ties": {"parameters": {"density": 0.5, "gamma": 0.3}},
+    "consensus": {"parameters": {"mask_lambda": 0.3, "lambda": 0.5}},
+    "pcb": {"parameters": {"ratio": 0.3}},
+    "fisher": {"parameters": {"normalize": True}},
+    "tatr": {"parameters": {"quantile": 0.9}},
+    "sce": {"parameters": {"select_topk": 0.4}},
+    "model_stock": {},
+    "karcher": {},
+}
+
+FORGETTING = ("sta_forget", "sta_forget, lp_amp")
+NAMES = sorted(methods.names(), key=len, reverse=True)
 
 
 class Small:
@@ -58,14 +76,13 @@ class Small:
         save_file(tensors, self.folder / name / f"{stem}.safetensors", metadata={"format": "pt"})
 
     def recipe(self, case: str) -> dict[str, Any]:
-        name = case.split(",")[0]
-        method = name if name in METHODS else "sta"
+        method = CASES[case].get("merge_method") or next((name for name in NAMES if case.startswith(name)), "sta")
         models: list[dict[str, Any]] = [{"model": str(self.folder / f"model{i}")} for i in range(3)]
-        if method.startswith("sta"):
+        if method in ("sta", "sta_forget", "fisher", "tatr"):
             for model in models:
                 model["parameters"] = {"importance": f"{model['model']}/importance.safetensors"}
-        base = {} if method == "linear" else {"base_model": str(self.folder / "base")}
-        return {"merge_method": method, "models": models[: 1 if method == "sta_forget" else 3], **base, **CASES[case]}
+        base = {} if method in ("linear", "fisher") else {"base_model": str(self.folder / "base")}
+        return {"merge_method": method, "models": models[: 1 if case in FORGETTING else 3], **base, **CASES[case]}
 
 
 @pytest.fixture(scope="module")
