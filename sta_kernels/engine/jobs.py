@@ -128,8 +128,8 @@ class Job:
 
     def memory(self, units: int) -> int:
         """Bytes that a tile of that many units takes in a worker's buffers."""
-        pieces = [self.unit(operand) for operand in self.distinct()]
-        return sum(page_align(units * piece) for piece in (*pieces, self.out_unit, *self.mask_units))
+        made = sum(page_align(units * unit) for unit in (self.out_unit, *self.mask_units))
+        return made + sum(page_align(self.bytes_of(operand, units)) for operand in self.distinct())
 
     @property
     def mask_units(self) -> list[int]:
