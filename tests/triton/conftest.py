@@ -16,16 +16,16 @@ collect_ignore = [] if interpreted() else ["interpreter"]
 
 @pytest.fixture(scope="session")
 def audited(pytestconfig: pytest.Config) -> Iterator[dict[Any, Any]]:
-    """Reports to come of the covering set on every architecture, compiled in processes of their own.
+    """Reports to come of the covering set, compiled in processes of their own.
 
     The run's summary shows their table.
     """
+    from sta_kernels.kernels.triton.audit.cases import covering
     from sta_kernels.kernels.triton.audit.compile import auditing
-    from sta_kernels.kernels.triton.audit.families import COVERING
     from sta_kernels.kernels.triton.audit.table import table
     from sta_kernels.kernels.triton.audit.targets import TARGETS
 
-    with auditing([(case, arch) for case in COVERING for arch in TARGETS]) as reports:
+    with auditing(covering(TARGETS)) as reports:
         yield reports
         done = [one.result() for one in reports.values() if one.done() and not one.cancelled() and not one.exception()]
         if done:

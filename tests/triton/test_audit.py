@@ -6,17 +6,17 @@ import pytest
 
 pytest.importorskip("triton")
 
+from sta_kernels.kernels.triton.audit.cases import COVERING, covering, every_case
 from sta_kernels.kernels.triton.audit.checks import broken
 from sta_kernels.kernels.triton.audit.compile import audit, auditing
-from sta_kernels.kernels.triton.audit.families import COVERING, Case, every_case
+from sta_kernels.kernels.triton.audit.families import Case
 from sta_kernels.kernels.triton.audit.flow import main_loop
 from sta_kernels.kernels.triton.audit.model import LABEL
 from sta_kernels.kernels.triton.audit.table import table
 from sta_kernels.kernels.triton.audit.targets import AUDITED
 
 
-@pytest.mark.parametrize("arch", AUDITED)
-@pytest.mark.parametrize("case", COVERING, ids=str)
+@pytest.mark.parametrize(("case", "arch"), covering(AUDITED), ids=str)
 def test_the_rules_hold(audited, case: Case, arch: str) -> None:
     faults = broken(audited[case, arch].result())
     assert not faults, "\n".join(faults)

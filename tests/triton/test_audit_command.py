@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("triton")
 
 from sta_kernels.kernels.triton.audit import __main__ as command
-from sta_kernels.kernels.triton.audit.families import COVERING, Case
+from sta_kernels.kernels.triton.audit.cases import COVERING, FORMULAS
+from sta_kernels.kernels.triton.audit.families import Case
 from sta_kernels.kernels.triton.audit.model import predict
 from sta_kernels.kernels.triton.audit.targets import CHIPS, TARGETS
 
@@ -20,7 +21,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "gpu-audit.md"
 
 
 def test_progress_table_legend_and_verdict(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(command, "COVERING", (CASE,))
+    monkeypatch.setattr(command, "covering", lambda archs: [(CASE, arch) for arch in archs])
     assert command.main(["--arch", "sm_90", "--arch", "gfx942", "--arch", "sm_90"]) == 0
     said = capsys.readouterr()
     assert "2/2" in said.err
@@ -62,7 +63,8 @@ def test_the_document_lists_the_low_shares(audited) -> None:
     stated = re.findall(r"^\| `([^`]+)` \| (0\.\d\d) \| (0\.\d\d) \|", text, re.MULTILINE)
     chips = [chip for chip in CHIPS if chip.arch == "sm_90"]
     assert [chip.name for chip in chips] == ["H100", "H200"]
-    shares = {str(case): [predict(audited[case, "sm_90"].result(), chip).share for chip in chips] for case in COVERING}
+    cases = (*COVERING, *FORMULAS)
+    shares = {str(case): [predict(audited[case, "sm_90"].result(), chip).share for chip in chips] for case in cases}
     assert {name for name, *_ in stated} == {name for name, each in shares.items() if min(each) < 0.8}
     for name, *told in stated:
         assert [float(share) for share in told] == pytest.approx(shares[name], abs=0.05), name

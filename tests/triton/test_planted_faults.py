@@ -21,6 +21,7 @@ from sta_kernels.kernels.triton.audit.families import FAMILIES, Case
 
 ARCH = "sm_90"
 CASE = Case("sta_merge", DType.F32, DType.F32, 3)
+FORMULA = Case("evaluate", DType.F32, DType.F32, 3, (("formula", "sparse_sum"), ("form", (1, 1, 1))))
 WEIGHTED = Case("sta_merge", DType.F32, DType.F32, 3, (("weighted", True),))
 
 
@@ -57,6 +58,33 @@ def test_nothing_is_found_where_nothing_was_planted() -> None:
     for case in (CASE, WEIGHTED):
         report = inspect(case, FAMILIES["sta_merge"](case), ARCH)
         assert [fault for rule in RULES for fault in rule(report)] == []
+
+
+def test_nothing_is_found_in_a_formula() -> None:
+    report = inspect(FORMULA, FAMILIES["evaluate"](FORMULA), ARCH)
+    assert [fault for rule in RULES for fault in rule(report)] == []
+
+
+def test_a_contracted_formula() -> None:
+    report = inspect(FORMULA, FAMILIES["evaluate"](FORMULA), ARCH, enable_fp_fusion=True)
+    told = only(report, fused_where_meant)
+    assert "evaluate f32 N=3 formula=sparse_sum form=(1, 1, 1) on sm_90: contracted arithmetic: FFMA" in told
+    assert "sparse_sum.py" in told
+
+
+def test_a_formula_that_spills() -> None:
+    told = "\n".join(no_spill(inspect(FORMULA, FAMILIES["evaluate"](FORMULA), ARCH, maxnreg=32)))
+    assert "32 registers" in told
+    assert "STL" in told
+
+
+def test_a_formula_that_reads_too_much_at_narrow_accesses() -> None:
+    binding = FAMILIES["evaluate"](FORMULA)
+    constants = {**binding.launched.constants, "ALIGNED": False}
+    narrow = dataclasses.replace(binding, launched=dataclasses.replace(binding.launched, constants=constants))
+    assert "32-bit access" in only(inspect(FORMULA, narrow, ARCH), wide_accesses)
+    twice = dataclasses.replace(binding, read=binding.read - 4)
+    assert "16 bytes read per element, expected 12" in only(inspect(FORMULA, twice, ARCH), least_bytes)
 
 
 def test_a_contracted_sum(altered) -> None:

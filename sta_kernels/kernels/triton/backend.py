@@ -22,7 +22,7 @@ from sta_kernels.kernels.triton.calls import COPIES, ForgetCall, MergeCall, in_p
 from sta_kernels.kernels.triton.evaluate import EvaluateSegment, launch_evaluate
 from sta_kernels.kernels.triton.leaf_sums import launch_fold
 from sta_kernels.kernels.triton.packing import Packed
-from sta_kernels.kernels.triton.rank_gate import launch_rank_gate
+from sta_kernels.kernels.triton.rank_gate import launch_gates, launch_thresholds
 from sta_kernels.kernels.triton.reductions import Reductions, fold_range
 from sta_kernels.kernels.triton.sta_forget import ForgetSegment, launch_sta_forget
 from sta_kernels.kernels.triton.sta_merge import MergeSegment, launch_sta_merge
@@ -131,13 +131,16 @@ class TritonBackend(Reductions):
         check_rows(base.size, row, chances)
         step = max(1, COPIES // (ROW_BYTES * row)) * row
         with self.launching(), Packed() as packed:
-            dense = packed.buffer(base), packed.buffer(model), packed.result(out)
+            origin, theta, result = packed.buffer(base), packed.buffer(model), packed.result(out)
             for start in range(0, base.size, step):
-                launch_rank_gate(
+                stop = min(start + step, base.size)
+                thresholds = launch_thresholds(
+                    self.device, origin.slice(start, stop), theta.slice(start, stop), row=row, chances=chances
+                )
+                launch_gates(
                     self.device,
-                    *(buffer.slice(start, min(start + step, base.size)) for buffer in dense),
-                    row=row,
-                    chances=chances,
+                    thresholds.data_ptr(),
+                    result.slice(start, stop),
                     scaled=scaled,
                     seed=seed,
                     tensor=tensor,

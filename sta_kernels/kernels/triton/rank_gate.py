@@ -1,4 +1,4 @@
-"""Random gates that favour what is great within its row: rows are sorted by PyTorch, chances drawn here."""
+"""Random gates that favour what is great within its row: rows are sorted by PyTorch, what is kept is drawn here."""
 
 from __future__ import annotations
 
@@ -8,97 +8,113 @@ import triton
 import triton.language as tl
 
 from sta_kernels.kernels.buffers import Buffer
-from sta_kernels.kernels.triton.config import WARP, LaunchConfig
+from sta_kernels.kernels.reference.rank_gate import thresholds_exact
+from sta_kernels.kernels.triton.config import LaunchConfig, elementwise_config
 from sta_kernels.kernels.triton.formulas.philox import BLOCK_OF_DRAWS, draws
 from sta_kernels.kernels.triton.packing import tensor_of
-from sta_kernels.kernels.triton.primitives import positions
-from sta_kernels.kernels.triton.tables import signed, upload
+from sta_kernels.kernels.triton.primitives import pointer, positions
+from sta_kernels.kernels.triton.tables import ALIGNMENT, signed, upload
 
 _MAGNITUDE = 0x7FFFFFFF
 _INFINITY = 0x7F800000
-_CONFIG = LaunchConfig(block=4 * 4 * WARP, chunk=4 * 4 * WARP, warps=4)
 
 
-def launch_rank_gate(
+def launch_thresholds(
+    device: torch.device, base: Buffer, model: Buffer, *, row: int, chances: tuple[int, int]
+) -> torch.Tensor:
+    """What the draw of each entry must be below, by its rank within its row. Asynchronous.
+
+    Entries are ranked by ``|τ|``, NaN like NaN and above infinity; of equal ones the first ranks highest.
+
+    Args:
+        device: that holds the buffers.
+        base: whole rows.
+        model: likewise.
+        row: entries of a row.
+        chances: of the least and of the greatest entry, of 2³².
+
+    Returns:
+        int64 [rows, row] on the device, from 0 to 2³².
+    """
+    rising = thresholds_exact(np.arange(row), row, chances).astype(np.int64)
+    (falling,) = upload(device, rising[::-1])
+    magnitude = (tensor_of(model).float() - tensor_of(base).float()).view(torch.int32).bitwise_and_(_MAGNITUDE)
+    magnitude.masked_fill_(magnitude > _INFINITY, _MAGNITUDE)
+    order = torch.sort(magnitude.reshape(-1, row).neg_(), dim=1, stable=True).indices
+    return torch.empty_like(order).scatter_(1, order, falling.expand_as(order))
+
+
+def launch_gates(
     device: torch.device,
-    base: Buffer,
-    model: Buffer,
+    thresholds: int,
     out: Buffer,
     *,
-    row: int,
-    chances: tuple[int, int],
     scaled: bool,
     seed: int,
     tensor: int,
     task: int,
     offset: int,
-    config: LaunchConfig = _CONFIG,
+    config: LaunchConfig | None = None,
 ) -> None:
-    """Gates of some rows of one task vector, as ``reference.rank_gate`` has them. Asynchronous.
+    """1, or 2³² over the threshold, where the draw of an entry is below its threshold; 0 elsewhere. Asynchronous.
 
     Args:
         device: that holds the buffers.
-        base: contiguous, whole rows.
-        model: likewise.
-        out: likewise, float32.
-        row: entries of a row.
-        chances: of the least and of the greatest entry, of 2³².
-        scaled: 2³² over the chance in place of 1.
+        thresholds: address of as many 64-bit integers.
+        out: contiguous, float32.
+        scaled: divide by the chance.
         seed: of the draws.
         tensor: hash of the tensor's name.
         task: number of the task.
         offset: index of the first element in its tensor.
-        config: of the launch; ``block`` alone counts.
+        config: of the launch; None chooses.
     """
-    low, high = chances if row > 1 else (sum(chances) // 2,) * 2
-    ranks = _ranks((tensor_of(model).float() - tensor_of(base).float()).reshape(-1, row))
-    drawn_by = (seed, tensor, task, offset, low, high - low, max(1, row - 1))
-    (numbers,) = upload(device, np.array([signed(number) for number in drawn_by], np.int64))
-    _rank_gate_kernel[(triton.cdiv(out.size, config.block),)](
-        ranks,
-        tensor_of(out),
-        numbers,
-        out.size,
-        BY_FOURS=offset % BLOCK_OF_DRAWS == 0,
+    config = config or elementwise_config([out.dtype.itemsize], out.size)
+    numbers = (out.size, thresholds, out.address, offset, seed, tensor, task)
+    (there,) = upload(device, np.array([signed(number) for number in numbers], np.int64))
+    _gates_kernel[(triton.cdiv(out.size, config.chunk),)](
+        there,
         SCALED=scaled,
+        BY_FOURS=offset % BLOCK_OF_DRAWS == 0,
+        ALIGNED=thresholds % ALIGNMENT == 0 and out.address % ALIGNMENT == 0,
         BLOCK=config.block,
+        CHUNK=config.chunk,
         num_warps=config.warps,
         enable_fp_fusion=False,
     )
 
 
-def _ranks(tau: torch.Tensor) -> torch.Tensor:
-    """Rank by magnitude within the row, from 0; of equal ones, the lowest index ranks highest; int64 as float32 [R, n].
-
-    NaN is equal to NaN, and greater than infinity.
-    """
-    magnitude = tau.view(torch.int32).bitwise_and_(_MAGNITUDE)
-    magnitude.masked_fill_(magnitude > _INFINITY, _MAGNITUDE)
-    falling = torch.sort(magnitude.neg_(), dim=1, stable=True).indices
-    places = torch.arange(tau.shape[1] - 1, -1, -1, device=tau.device).expand_as(falling)
-    return torch.empty_like(falling).scatter_(1, falling, places)
-
-
-@triton.jit(do_not_specialize=["n_elements"])
-def _rank_gate_kernel(
-    ranks_ptr,  # int64 [n]
-    out_ptr,  # float32 [n]
-    numbers_ptr,  # int64 [7]: seed, tensor, task, index of the first element, least chance, span, greatest rank
-    n_elements,
-    BY_FOURS: tl.constexpr,
+@triton.jit
+def _gates_kernel(
+    numbers_ptr,  # int64 [7]: elements, thresholds, result, index of the first element, seed, tensor, task
     SCALED: tl.constexpr,
+    BY_FOURS: tl.constexpr,
+    ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):
-    first = tl.program_id(0).to(tl.int64) * BLOCK
-    here = positions(0, BLOCK)
-    inside = first + here < n_elements
-    rank = tl.load(ranks_ptr + first + here, mask=inside, other=0).to(tl.uint64)
-    span, most = tl.load(numbers_ptr + 5).to(tl.uint64), tl.load(numbers_ptr + 6).to(tl.uint64)
-    threshold = tl.load(numbers_ptr + 4).to(tl.uint64) + span * rank // most
-    seed, tensor, task = tl.load(numbers_ptr), tl.load(numbers_ptr + 1), tl.load(numbers_ptr + 2)
-    drawn = draws(seed, tensor, task, (tl.load(numbers_ptr + 3) + first, 0, here, BY_FOURS))
-    value = tl.full([BLOCK], 1.0, tl.float32)
+    first = tl.program_id(0).to(tl.int64) * CHUNK
+    count = tl.minimum(tl.load(numbers_ptr) - first, CHUNK).to(tl.int32)
+    thresholds_ptr = pointer(tl.load(numbers_ptr + 1), tl.int64, ALIGNED) + first
+    out_ptr = pointer(tl.load(numbers_ptr + 2), tl.float32, ALIGNED) + first
+    origin = tl.load(numbers_ptr + 3) + first
+    seed, tensor, task = tl.load(numbers_ptr + 4), tl.load(numbers_ptr + 5), tl.load(numbers_ptr + 6)
+    whole = count // BLOCK * BLOCK
+    for start in range(0, whole, BLOCK):
+        here = positions(start, BLOCK)
+        drawn = draws(seed, tensor, task, (origin, start, here, BY_FOURS))
+        tl.store(out_ptr + here, _gate(tl.load(thresholds_ptr + here), drawn, SCALED))
+    if whole < count:
+        here = positions(whole, BLOCK)
+        inside = here < count
+        drawn = draws(seed, tensor, task, (origin, whole, here, BY_FOURS))
+        threshold = tl.load(thresholds_ptr + here, mask=inside, other=0)
+        tl.store(out_ptr + here, _gate(threshold, drawn, SCALED), mask=inside)
+
+
+@triton.jit
+def _gate(threshold, drawn, SCALED: tl.constexpr):
+    value = tl.full(drawn.shape, 1.0, tl.float32)
     if SCALED:
-        value = tl.div_rn(tl.full([BLOCK], 4294967296.0, tl.float32), threshold.to(tl.float32))
-    gate = tl.where(drawn.to(tl.uint64) < threshold, value, 0.0)
-    tl.store(out_ptr + first + here, gate, mask=inside)
+        value = tl.div_rn(tl.full(drawn.shape, 4294967296.0, tl.float32), threshold.to(tl.float32))
+    return tl.where(drawn.to(tl.int64) < threshold, value, 0.0)

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import as_completed
 
+from sta_kernels.kernels.triton.audit.cases import covering, every_case
 from sta_kernels.kernels.triton.audit.checks import RULES
 from sta_kernels.kernels.triton.audit.compile import Report, auditing
-from sta_kernels.kernels.triton.audit.families import COVERING, every_case
 from sta_kernels.kernels.triton.audit.table import LEGEND, table
 from sta_kernels.kernels.triton.audit.targets import AUDITED, TARGETS
 
@@ -62,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tqdm import tqdm
 
     arguments = parser().parse_args(argv)
-    cases = every_case() if arguments.all else COVERING
-    pairs = [(case, arch) for case in cases for arch in dict.fromkeys(arguments.arch or TARGETS)]
+    archs = dict.fromkeys(arguments.arch or TARGETS)
+    pairs = [(case, arch) for case in every_case() for arch in archs] if arguments.all else covering(archs)
     with auditing(pairs) as audited:
         for done in tqdm(as_completed(audited.values()), "compiling", len(pairs), unit="kernel", file=sys.stderr):
             done.result()

@@ -1,9 +1,8 @@
-"""Cases to compile: each calls its family's launch function and takes what that would launch."""
+"""Kinds of cases: each calls its family's launch function and takes what that would launch."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +11,10 @@ import torch
 
 from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
 from sta_kernels.kernels.triton import (
+    count_equal,
     leaf_sums,
     order_statistic,
+    rank_gate,
     sta_forget,
     sta_merge,
     statistics,
@@ -207,6 +208,21 @@ def _histogram(case: Case) -> Binding:
     return _bind(launch, "_histogram_kernel", case.importance.itemsize)
 
 
+def _gates(case: Case) -> Binding:
+    launch = functools.partial(
+        rank_gate.launch_gates,
+        _CPU,
+        1 << 40,
+        _Memory()(DType.F32),
+        scaled=True,
+        seed=1,
+        tensor=2,
+        task=3,
+        offset=0,
+    )
+    return _bind(launch, "_gates_kernel", 8, 4)
+
+
 def _evaluate(case: Case) -> Binding:
     options = dict(case.variant)
     launched, read = formulas.launched(
@@ -223,70 +239,14 @@ FAMILIES: dict[str, Callable[[Case], Binding]] = {
     "sta_forget": _sta_forget,
     "weighted_sum": _weighted_sum,
     "evaluate": _evaluate,
+    "gates": _gates,
     "taylor_accumulate": _taylor_accumulate,
     "taylor_finish": _taylor_finish,
     "ranges": _reduction(statistics.launch_ranges, "_ranges_kernel"),
     "leaf_sums": _reduction(leaf_sums.launch_leaf_sums, "_leaf_sums_kernel"),
     "ranges_leaf_sums": _reduction(leaf_sums.launch_ranges_and_leaf_sums, "_leaf_sums_kernel"),
+    "count_equal": _reduction(count_equal.launch_count_equal, "_count_equal_kernel", [0.5]),
     "first_nonfinite": _first_nonfinite,
     "histogram": _histogram,
 }
 """Binds a case to the launch that it leads to."""
-
-_F32, _BF16, _F16 = DType.F32, DType.BF16, DType.F16
-_STORAGES = ((_F32, _F32), (_BF16, _F32), (_BF16, _BF16), (_F16, _F32), (_F16, _F16))
-
-
-def _variant(**options: Any) -> tuple[tuple[str, Any], ...]:
-    return tuple(options.items())
-
-
-COVERING: tuple[Case, ...] = (
-    Case("sta_merge", n=2, variant=_variant(counted=True)),
-    Case("sta_merge", n=6),
-    Case("sta_merge", _BF16, _F32, n=6),
-    Case("sta_merge", _BF16, _BF16, n=8),
-    Case("sta_merge", n=16),
-    Case("sta_merge", _F16, _F16, n=4, variant=_variant(measure="amp")),
-    Case("sta_merge", _BF16, _F32, n=5, variant=_variant(measure="lp_amp", weighted=True)),
-    Case("sta_forget", _BF16, _F32),
-    Case("weighted_sum", _BF16, _BF16, n=8),
-    Case("taylor_accumulate", _BF16, _F32),
-    Case("taylor_finish", _BF16, _F32),
-    Case("ranges"),
-    Case("ranges_leaf_sums", _BF16, _BF16),
-    Case("first_nonfinite", _BF16, _BF16),
-    Case("histogram"),
-)
-"""Every op, dtype and variant at least once: what `make test` compiles."""
-
-
-def every_case() -> tuple[Case, ...]:
-    """All that launches choose among, up to 16 tasks, of the kernels' fast paths."""
-    merges: list[dict[str, Any]] = [
-        {},
-        {"measure": "amp"},
-        {"measure": "lp_amp"},
-        {"weighted": True},
-        {"counted": True},
-        {"ties": "all"},
-    ]
-    tasks = range(2, sta_merge.MOST_IN_REGISTERS + 1)
-    measures = ("lp", "amp", "lp_amp")
-    cases = [
-        Case("sta_merge", weights, importance, n, _variant(**merge))
-        for (weights, importance), n, merge in itertools.product(_STORAGES, tasks, merges)
-    ]
-    for both in _STORAGES:
-        cases += [Case("weighted_sum", both[0], both[0], n) for n in tasks]
-        cases += [Case("weighted_sum", both[0], both[0], n, _variant(base=False, divisor=3.0)) for n in tasks]
-        cases += [Case("taylor_accumulate", *both), Case("first_nonfinite", both[0], both[0]), Case("histogram", *both)]
-        for measure in measures:
-            cases += [
-                Case("sta_forget", *both, 1, _variant(measure=measure, merged=merged)) for merged in (False, True)
-            ]
-            cases += [
-                Case(op, *both, 1, _variant(measure=measure))
-                for op in ("taylor_finish", "ranges", "leaf_sums", "ranges_leaf_sums")
-            ]
-    return tuple(dict.fromkeys((*COVERING, *cases)))

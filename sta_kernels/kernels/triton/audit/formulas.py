@@ -36,6 +36,15 @@ _LENGTHS: dict[str, tuple[int, int, int, int]] = {
 _MASK = 3
 
 
+def reads_importances(name: str, variant: tuple[int, ...]) -> bool:
+    """Whether a formula reads something stored beside the models."""
+    if name in ("trust_region", "conflict"):
+        return variant == (0,)
+    if name in ("sparse_sum", "elected_sign", "sparse_distance"):
+        return variant[0] == _MASK
+    return name in ("fisher", "arcee_fusion", "arcee_importance", "scaled_sum")
+
+
 def launched(
     new: Callable[[DType], Buffer],
     name: str,
@@ -62,12 +71,9 @@ def launched(
         ((0.5,) * per_model,) * n if per_model else (),
         (2,) * (integers + n * integers_per_model),
     )
-    weighed = variant[:1] == (0,)  # of the weights themselves, or with what is stored beside them
-    base = None if name == "fisher" or (name in ("product", "scaled_sum") and weighed) else new(weights)
-    wanted = name in ("fisher", "arcee_fusion", "arcee_importance", "scaled_sum")
-    wanted = wanted or (name in ("trust_region", "conflict") and weighed)
-    wanted = wanted or (name in ("sparse_sum", "elected_sign", "sparse_distance") and variant[0] == _MASK)
-    importances = tuple(new(importance) for _ in range(n if wanted else 0))
+    baseless = name == "fisher" or (name in ("product", "scaled_sum") and variant == (0,))
+    base = None if baseless else new(weights)
+    importances = tuple(new(importance) for _ in range(n if reads_importances(name, variant) else 0))
     source = FormulaSource(formula, tuple(new(weights) for _ in range(n)), base, importances)
     segment = evaluate.EvaluateSegment(source, new(weights))
     (found,) = record(functools.partial(evaluate.launch_evaluate, torch.device("cpu"), [segment]))
