@@ -191,6 +191,7 @@ def test_model_stock_stays_at_the_base_where_models_disagree(both: Both):
     assert both.theirs(recipe)[NORM][1] < -0.5
 
 
+@pytest.mark.filterwarnings("ignore:.*equals the base")
 @needs("multislerp")
 def test_multislerp_leaves_what_no_model_changed(both: Both):
     """Three task vectors of zeros have no direction, and mergekit stops."""
