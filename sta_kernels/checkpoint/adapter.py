@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sta_kernels.checkpoint.adapter_config import AdapterConfig
 from sta_kernels.checkpoint.entry import TensorEntry
-from sta_kernels.checkpoint.low_rank import READABLE, LowRank, Matrix, pieces, read_float32
+from sta_kernels.checkpoint.low_rank import PANELS, READABLE, LowRank, Matrix, pieces, read_float32
 from sta_kernels.checkpoint.positioned import byte_view
 from sta_kernels.checkpoint.reader import Checkpoint, open_checkpoint
 from sta_kernels.errors import InputError
@@ -139,13 +141,31 @@ class AdaptedCheckpoint(Checkpoint):
         nbytes = self.entries[name].nbytes
         if byte_start < 0 or stop > nbytes:
             raise ValueError(f"{name}: bytes [{byte_start}, {stop}) of a tensor of {nbytes}")
-        for first, last in pieces(byte_start // _ITEM, -(-stop // _ITEM)) if len(target) else ():
-            source, entry = self._readers[name]
-            values = read_float32(source.read_into, entry, first, last - first)
-            added.add(values, first)
-            data = byte_view(values)
-            begin, end = max(byte_start, first * _ITEM), min(stop, last * _ITEM)
-            target[begin - byte_start : end - byte_start] = data[begin - first * _ITEM : end - first * _ITEM]
+        if not len(target):
+            return
+        inner = range(-(-byte_start // _ITEM), stop // _ITEM)
+        if inner:
+            begin = inner.start * _ITEM - byte_start
+            values = np.frombuffer(target[begin : begin + len(inner) * _ITEM], np.float32)
+            self._read_sum(name, inner.start, values)
+        for index in {byte_start // _ITEM, (stop - 1) // _ITEM} - {*inner[:1], *inner[-1:]}:  # of which some bytes
+            single = np.empty(1, np.float32)
+            self._read_sum(name, index, single)
+            begin, end = max(byte_start, index * _ITEM), min(stop, (index + 1) * _ITEM)
+            cut = slice(begin - index * _ITEM, end - index * _ITEM)
+            target[begin - byte_start : end - byte_start] = byte_view(single)[cut]
+
+    def _read_sum(self, name: str, start: int, values: np.ndarray[Any, Any]) -> None:
+        """Elements of a weight with its factors' product, from one on."""
+        source, entry = self._readers[name]
+        for first, last in pieces(start, start + len(values)):
+            values[first - start : last - start] = read_float32(source.read_into, entry, first, last - first)
+        self._added[name].add(values, start)
+
+    def close(self) -> None:
+        """Give up descriptors, mappings, and what is kept of factors."""
+        super().close()
+        PANELS.forget(factor for added in self._added.values() for factor in (added.a, added.b))
 
 
 def _matrix(adapter: Checkpoint, stored: str) -> Matrix:

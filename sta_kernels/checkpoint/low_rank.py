@@ -6,8 +6,11 @@ order of k: the same bits whatever range is read. RN is rounding to float32, nea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +24,9 @@ Read = Callable[[TensorEntry, int, memoryview], None]
 """Fills a view with a tensor's bytes from an offset on."""
 
 BLOCK = 1 << 16
-"""Most elements that are held at a time of the sum, and of each factor."""
+"""Most elements that are read at a time, and that are held of the sum."""
+PANEL = 1 << 18
+"""Most elements of a factor that are kept as one, unless its rank is higher."""
 
 _FORMATS: dict[str, tuple[Any, Callable[[Array], Array]]] = {
     "F32": (np.float32, lambda values: values),
@@ -32,7 +37,7 @@ _FORMATS: dict[str, tuple[Any, Callable[[Array], Array]]] = {
 READABLE = frozenset(_FORMATS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Matrix:
     """A factor: rows of equal length, read by position as float32.
 
@@ -50,12 +55,61 @@ class Matrix:
 
     def part(self, rows: tuple[int, int], columns: tuple[int, int]) -> Array:
         """Some rows and columns; whole rows in one piece."""
-        first, last = columns
-        if (first, last) == (0, self.columns):
-            values = read_float32(self.read, self.entry, rows[0] * self.columns, (rows[1] - rows[0]) * self.columns)
-            return values.reshape(-1, self.columns)
-        starts = (row * self.columns + first for row in range(*rows))
-        return np.stack([read_float32(self.read, self.entry, start, last - first) for start in starts])
+        values = np.empty((rows[1] - rows[0], columns[1] - columns[0]), np.float32)
+        if values.shape[1] == self.columns:
+            self._fill(values.reshape(-1), rows[0] * self.columns)
+        else:
+            for row, line in enumerate(values, rows[0]):
+                self._fill(line, row * self.columns + columns[0])
+        return values
+
+    def _fill(self, values: Array, start: int) -> None:
+        """Consecutive elements, a block at a time."""
+        for first in range(0, len(values), BLOCK):
+            some = values[first : first + BLOCK]
+            some[:] = read_float32(self.read, self.entry, start + first, len(some))
+
+
+class Panels:
+    """Parts of factors as float32, those that were used last; for all threads.
+
+    Args:
+        limit: most bytes that are kept.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[Matrix, int], Array] = OrderedDict()
+        self._held = 0
+
+    def get(self, matrix: Matrix, index: int, make: Callable[[], Array]) -> Array:
+        """A part of a factor by its number; made where it is not kept, at times by two threads at once."""
+        key = (matrix, index)
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+                return found
+        made = make()
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = made
+                self._held += made.nbytes
+            while self._held > self.limit:
+                self._held -= self._kept.popitem(last=False)[1].nbytes
+        return made
+
+    def forget(self, matrices: Iterable[Matrix]) -> None:
+        """Drop all parts of some factors."""
+        gone = set(matrices)
+        with self._lock:
+            for key in [key for key in self._kept if key[0] in gone]:
+                self._held -= self._kept.pop(key).nbytes
+
+
+PANELS = Panels(8 << 20)
+"""Of all adapters of the process, so that their number does not add to the memory of a merge."""
 
 
 @dataclass(frozen=True)
@@ -90,24 +144,40 @@ class LowRank:
             begin = rows[0] * self.columns + columns[0] - start
             count = (rows[1] - rows[0]) * (columns[1] - columns[0])
             table = values[begin : begin + count].reshape(rows[1] - rows[0], -1)
-            for some, these in _blocks(rows, columns, self.a.rows):
-                part = table[some[0] - rows[0] : some[1] - rows[0], these[0] - columns[0] : these[1] - columns[0]]
-                part += self._product(some, these)
+            # Columns outside: what is read of the wide factor serves all rows, even where it cannot be kept.
+            for these, right in self._panels(self.b if self.transposed else self.a, columns):
+                for some, left in self._panels(self.a if self.transposed else self.b, rows):
+                    part = table[some[0] - rows[0] : some[1] - rows[0], these[0] - columns[0] : these[1] - columns[0]]
+                    self._add_product(part, left, right)
 
-    def _product(self, rows: tuple[int, int], columns: tuple[int, int]) -> Array:
-        """Scaled product at some rows and columns of the weight."""
+    def _panels(self, factor: Matrix, wanted: tuple[int, int]) -> Iterator[tuple[tuple[int, int], Array]]:
+        """What a factor has for some rows or columns of the weight, as rank by their number, with their range."""
+        rank = self.a.rows
+        extent = self.a.columns if factor is self.a else self.b.rows
+        width = max(PANEL // rank, 1)
+        for index in range(wanted[0] // width, -(-wanted[1] // width)):
+            first, last = index * width, min((index + 1) * width, extent)
+            panel = PANELS.get(factor, index, partial(self._read, factor, first, last))
+            some = max(first, wanted[0]), min(last, wanted[1])
+            yield some, panel[:, some[0] - first : some[1] - first]
+
+    def _read(self, factor: Matrix, first: int, last: int) -> Array:
         rank = (0, self.a.rows)
-        if self.transposed:
-            left, right = self.a.part(rank, rows).T, self.b.part(columns, rank).T
-        else:
-            left, right = self.b.part(rows, rank), self.a.part(rank, columns)
-        total = np.zeros((left.shape[0], right.shape[1]), np.float32)
-        term = np.empty_like(total)
-        for k in range(self.a.rows):
-            np.multiply(left[:, k, None], right[k], out=term)
-            total += term
-        total *= np.float32(self.scale)
-        return total
+        if factor is self.a:
+            return factor.part(rank, (first, last))
+        return np.ascontiguousarray(factor.part((first, last), rank).T)
+
+    def _add_product(self, table: Array, left: Array, right: Array) -> None:
+        """Add the scaled product of two panels, block by block."""
+        scale = np.float32(self.scale)
+        for rows, columns in _blocks(*table.shape):
+            total = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.float32)
+            term = np.empty_like(total)
+            for down, along in zip(left[:, rows, None], right[:, columns], strict=True):
+                np.multiply(down, along, out=term)
+                total += term
+            total *= scale
+            table[rows, columns] += total
 
 
 def read_float32(read: Read, entry: TensorEntry, start: int, count: int) -> Array:
@@ -140,12 +210,10 @@ def _rectangles(start: int, stop: int, columns: int) -> Iterator[tuple[tuple[int
         yield (last, last + 1), (0, rest)
 
 
-def _blocks(
-    rows: tuple[int, int], columns: tuple[int, int], rank: int
-) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Cut a rectangle so that neither a block nor its factors exceed :data:`BLOCK` elements."""
-    wide = max(1, min(BLOCK // rank, columns[1] - columns[0]))
-    high = max(1, min(BLOCK // rank, BLOCK // wide))
-    for first in range(*columns, wide):
-        for row in range(*rows, high):
-            yield (row, min(row + high, rows[1])), (first, min(first + wide, columns[1]))
+def _blocks(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
+    """Cut a rectangle into blocks, as wide as can be."""
+    wide = min(BLOCK, columns)
+    high = max(BLOCK // wide, 1)
+    for first in range(0, columns, wide):
+        for row in range(0, rows, high):
+            yield slice(row, min(row + high, rows)), slice(first, min(first + wide, columns))
