@@ -24,6 +24,8 @@ _TORCH = {
 }
 _MORE_JITTER = 10.0
 """Factor from one attempt at a Cholesky factor to the next."""
+_LEAST_JITTER = 1e-12
+"""Of the attempts after one without any."""
 
 
 def tensor_of(buffer: Buffer) -> Tensor:
@@ -143,7 +145,7 @@ def regression_mean(
         grams: G_i, [in, in] each.
         weights: w_i.
         off_diagonal: factor of all entries of G_i but its diagonal.
-        jitter: a share of the mean diagonal entry of all G_i.
+        jitter: a share of the mean diagonal entry of all G_i, zero or more.
         name: of the tensor, for errors.
 
     Returns:
@@ -153,14 +155,13 @@ def regression_mean(
         InputError: the sum is far from positive definite, as with negative weights.
     """
     mean = torch.stack([gram.diagonal().double().mean() for gram in grams]).mean().item() or 1.0
-    while jitter <= 1.0:
+    for share in _jitters(jitter):
         total = torch.zeros_like(grams[0], dtype=torch.float64)
         for gram, weight in zip(grams, weights, strict=True):
-            total += _prepared(gram, off_diagonal, jitter * mean) * weight
+            total += _prepared(gram, off_diagonal, share * mean) * weight
         factor, problem = torch.linalg.cholesky_ex(total)
         if not problem.item():
             break
-        jitter *= _MORE_JITTER
     else:
         raise InputError(
             f"{name!r}: the sum of its Gram matrices is not positive definite; are these Gram matrices, and the "
@@ -169,8 +170,17 @@ def regression_mean(
     del total
     answers = torch.zeros(models[0].T.shape, dtype=torch.float64, device=models[0].device)
     for model, gram, weight in zip(models, grams, weights, strict=True):
-        answers += _prepared(gram, off_diagonal, jitter * mean) @ (model.double().T * weight)
+        answers += _prepared(gram, off_diagonal, share * mean) @ (model.double().T * weight)
     return torch.cholesky_solve(answers, factor).T
+
+
+def _jitters(first: float) -> Iterator[float]:
+    """What is added in one attempt after another: what was asked for, then tenfold each time, up to 1."""
+    yield first
+    share = max(first * _MORE_JITTER, _LEAST_JITTER)
+    while share <= 1.0:
+        yield share
+        share *= _MORE_JITTER
 
 
 def _prepared(gram: Tensor, off_diagonal: float, added: float) -> Tensor:
