@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from sta_kernels.methods.base import Parameter, Place, Settings
-from sta_kernels.methods.parameters import count
+from sta_kernels.methods.parameters import seed
 from sta_kernels.methods.sparse import COMMON, Gate, SparseMethod, chance_of, normalize, rescale
 from sta_kernels.methods.statistics import Statistic
 
-SEED = Parameter("seed", count, 0, summary="key of the random draws")
+SEED = Parameter("seed", seed, 0, summary="key of the random draws")
 
 
 class DareLinear(SparseMethod):

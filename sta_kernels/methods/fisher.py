@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.kernels.formula import Formula, FormulaSource
 from sta_kernels.methods.base import Method, Operands, Parameter, Place, Roles, Settings
-from sta_kernels.methods.parameters import WEIGHT, boolean, choice, number
+from sta_kernels.methods.parameters import WEIGHT, boolean, choice, nonnegative
 from sta_kernels.methods.statistics import Mean, Statistic, Sum
 from sta_kernels.methods.subjects import Importance, SquaredImportance
 
@@ -24,6 +25,9 @@ class Fisher(Method):
     ``c_i = w_i/(‖F_i‖₂ + epsilon)``, the norm over the whole model, else ``c_i = w_i``. ε_i is ``epsilon`` times the
     mean of F_i over the model, or ``epsilon`` itself (``absolute``, the official code), which can swamp small values of
     F and turn the merge into plain averaging.
+
+    The norm adds up squares in float32. Where these underflow and the epsilon does not outweigh what is lost
+    (information below 1e-19 or 0 everywhere, no epsilon), the merge is refused, not made with a wrong norm.
     """
 
     name = "fisher"
@@ -31,7 +35,7 @@ class Fisher(Method):
     parameters = (
         WEIGHT,
         Parameter("normalize", boolean, False, summary="divide each model's weight by the norm of its information"),
-        Parameter("epsilon", number, 1e-6, summary="added to the information"),
+        Parameter("epsilon", nonnegative, 1e-6, summary="added to the information"),
         Parameter("epsilon_of", choice("mean", "absolute"), "mean", summary="what epsilon is a multiple of"),
     )
 
@@ -71,13 +75,29 @@ class Fisher(Method):
             epsilons = [shared["epsilon"] * mean for mean in found[: len(weights)]]
             del found[: len(weights)]
         if shared["normalize"]:
-            weights = [w / (math.sqrt(square) + shared["epsilon"]) for w, square in zip(weights, found, strict=True)]
+            norms = [_norm(i, square, shared["epsilon"], place.model) for i, square in enumerate(found)]
+            weights = [weight / norm for weight, norm in zip(weights, norms, strict=True)]
             # Factors that all share change nothing, and small sums of squares would overflow float32.
             largest = max(map(abs, weights)) or 1.0
             weights = [weight / largest for weight in weights]
         formula = Formula("fisher", (), (), tuple(zip(weights, epsilons, strict=True)))
         source = FormulaSource(formula, operands.models, None, operands.importances, operands.offset)
         backend.evaluate(source, out=out, threads=threads)
+
+
+def _norm(model: int, square: float, epsilon: float, n_elements: int) -> float:
+    """``‖F‖₂ + ε``, by a sum of float32 squares of which each may lack 2⁻¹⁵⁰.
+
+    Raises:
+        InputError: what they lack may show.
+    """
+    underflows = square < n_elements * 2.0**-126
+    if underflows and epsilon < math.sqrt(n_elements) * 2.0**-51:
+        raise InputError(
+            f"fisher: normalize: the information of model {model + 1} is so small that its squares underflow float32; "
+            "multiply it by a power of 2 (its scale does not matter here), or give an epsilon"
+        )
+    return math.sqrt(square) + epsilon
 
 
 METHODS = (Fisher(),)

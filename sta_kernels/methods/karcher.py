@@ -13,7 +13,7 @@ from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.methods.base import Method, Operands, Parameter, Place, Roles, Settings
 from sta_kernels.methods.conversion import convert
 from sta_kernels.methods.gram import Array, gram, gram_statistics
-from sta_kernels.methods.parameters import count, number
+from sta_kernels.methods.parameters import count, nonnegative
 from sta_kernels.methods.statistics import Statistic
 
 
@@ -25,13 +25,13 @@ def _length(combination: Array, cosines: Array) -> float:
 def centre(cosines: Array, max_iter: int, tol: float) -> Array:
     """The mean of directions on the sphere, as a combination of them.
 
-    From their normalised mean m: ``T = Σ (ϑ_i/sin ϑ_i)·(u_i − cos ϑ_i·m)/n`` over those at an angle ``ϑ_i ≥ tol``,
-    ``m ← cos‖T‖·m + sin‖T‖·T/‖T‖``, until ``‖T‖ < tol``. Where the directions cancel, the first is the beginning.
+    From their normalised mean m: ``T = Σ (ϑ_i/sin ϑ_i)·(u_i − cos ϑ_i·m)/n`` over those at an angle ``ϑ_i > tol``,
+    ``m ← cos‖T‖·m + sin‖T‖·T/‖T‖``, until ``‖T‖ ≤ tol``. Where the directions cancel, the first is the beginning.
 
     Args:
         cosines: of the directions, [n, n], n ≥ 1.
         max_iter: most steps.
-        tol: of angles, steps and lengths.
+        tol: of angles, steps and lengths, 0 or more; what is just as long has no direction.
 
     Returns:
         Factors of the directions, [n].
@@ -39,15 +39,15 @@ def centre(cosines: Array, max_iter: int, tol: float) -> Array:
     n = len(cosines)
     mean = np.full(n, 1 / n)
     size = _length(mean, cosines)
-    mean = np.eye(n)[0] if size < tol else mean / size
+    mean = np.eye(n)[0] if size <= tol else mean / size
     for _ in range(max_iter):
         along = np.clip(cosines @ mean, -1.0, 1.0)
         angles = np.arccos(along)
-        far = angles >= tol
+        far = angles > tol
         pull = np.where(far, angles / np.where(far, np.sin(angles), 1.0), 0.0) / n
         step = pull - (pull @ along) * mean
         size = _length(step, cosines)
-        if size < tol:
+        if size <= tol:
             break
         mean = math.cos(size) * mean + math.sin(size) / size * step
         length = _length(mean, cosines)
@@ -69,7 +69,7 @@ class Karcher(Method):
     base_is_model = True
     parameters = (
         Parameter("max_iter", count, 10, summary="most iterations"),
-        Parameter("tol", number, 1e-5, summary="angle and step at which iterations end, norm that has no direction"),
+        Parameter("tol", nonnegative, 1e-5, summary="angle and step that end iterations, norm that has no direction"),
     )
 
     def roles(self, settings: Settings) -> Roles:

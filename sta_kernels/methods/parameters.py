@@ -15,6 +15,8 @@ from sta_kernels.methods.base import Parameter
 from sta_kernels.methods.quantile import check_quantile
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_COUNTS = 2**31
+_SEEDS = 2**64
 
 
 def number(value: Any) -> float:
@@ -31,12 +33,31 @@ def quantile(value: Any) -> float:
     return check_quantile(number(value))
 
 
+def nonnegative(value: Any) -> float:
+    """A number, zero or more."""
+    found = number(value)
+    if found < 0:
+        raise ValueError(f"expected a number, zero or more, got {value!r}")
+    return found
+
+
 def count(value: Any) -> int:
-    """A whole number, zero or more."""
-    whole = number(value)
-    if whole < 0 or not whole.is_integer():
-        raise ValueError(f"expected a whole number, zero or more, got {value!r}")
-    return int(whole)
+    """A whole number in [0, 2³¹)."""
+    return _whole(value, _COUNTS, "2³¹")
+
+
+def seed(value: Any) -> int:
+    """A whole number in [0, 2⁶⁴), the keys that random draws have."""
+    return _whole(value, _SEEDS, "2⁶⁴")
+
+
+def _whole(value: Any, stop: int, written: str) -> int:
+    # An integer stays one all the way: a float tells no two of them apart from 2⁵³ on.
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    found = value if is_integer else number(value)
+    if not 0 <= found < stop or found != int(found):
+        raise ValueError(f"expected a whole number, zero or more and below {written}, got {value!r}")
+    return int(found)
 
 
 def boolean(value: Any) -> bool:

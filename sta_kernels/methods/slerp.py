@@ -14,7 +14,7 @@ from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.methods.base import REQUIRED, Method, Operands, Parameter, Place, Roles, Settings
 from sta_kernels.methods.conversion import convert
 from sta_kernels.methods.gram import BASE, Array, cosine, gram, gram_statistics, norms
-from sta_kernels.methods.parameters import WEIGHT, boolean, number
+from sta_kernels.methods.parameters import WEIGHT, boolean, nonnegative, number
 from sta_kernels.methods.rows import gram_bytes, row_gram, scaled_sum
 from sta_kernels.methods.statistics import Statistic
 
@@ -175,7 +175,7 @@ class Multislerp(Method):
     parameters = (
         WEIGHT,
         Parameter("normalize_weights", boolean, True, summary="divide the weights by their sum"),
-        Parameter("eps", number, 1e-8, summary="ε: added to norms; the length below which a sum has no direction"),
+        Parameter("eps", nonnegative, 1e-8, summary="ε: added to norms; the length below which a sum has no direction"),
     )
 
     def roles(self, settings: Settings) -> Roles:

@@ -124,7 +124,7 @@ def karcher_literal(models: Array, max_iter: int = 10, tol: float = 1e-5) -> Arr
     """Mean of the directions on the sphere, scaled by the mean norm; the base is a model like any other.
 
     From the normalised mean m of the directions u_i: ``T = Σ α·(θ_i/sin θ_i)·(u_i − cos θ_i·m)`` over those with
-    ``θ_i = ∠(m, u_i) ≥ tol``, ``m ← cos‖T‖·m + sin‖T‖·T/‖T‖``, until ``‖T‖ < tol``. Models of norm up to tol have no
+    ``θ_i = ∠(m, u_i) > tol``, ``m ← cos‖T‖·m + sin‖T‖·T/‖T‖``, until ``‖T‖ ≤ tol``. Models of norm up to tol have no
     direction, but count in the mean norm. Where the directions cancel, the first is the beginning.
 
     Args:
@@ -144,16 +144,16 @@ def karcher_literal(models: Array, max_iter: int = 10, tol: float = 1e-5) -> Arr
     if len(units) == 0:
         return np.zeros(models.shape[1:])
     mean = units.mean(axis=0)
-    mean = units[0] if np.linalg.norm(mean) < tol else mean / np.linalg.norm(mean)
+    mean = units[0] if np.linalg.norm(mean) <= tol else mean / np.linalg.norm(mean)
     for _ in range(max_iter):
         step = np.zeros(mean.size)
         for unit in units:
             cosine = np.clip(mean @ unit, -1.0, 1.0)
             angle = np.arccos(cosine)
-            if angle >= tol:
+            if angle > tol:
                 step += angle / np.sin(angle) * (unit - cosine * mean) / len(units)
         length = np.linalg.norm(step)
-        if length < tol:
+        if length <= tol:
             break
         mean = np.cos(length) * mean + np.sin(length) * step / length
         mean = mean / np.linalg.norm(mean)
