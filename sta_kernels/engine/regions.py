@@ -5,7 +5,7 @@ The planner sees a region as if it were a set of checkpoints of its own, all und
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -115,6 +115,13 @@ class Region:
         }
         return {name: entry for name, entry in self.entries(index).items() if name not in foreign}
 
+    @property
+    def names(self) -> frozenset[str]:
+        """What patterns of ``exclude`` may match: names of the result, and those that only a model or the base has."""
+        template = self.entries(self.template)
+        read = {index for index in (self.base, *self.models) if index is not None}
+        return frozenset(template).union(*(self.without_foreign_aliases(index, template) for index in read))
+
     def metadata(self, index: int) -> ImportanceMetadata | None:
         """What an importance file says of itself."""
         return self._inputs.metadata(self._views[index].input)
@@ -149,9 +156,8 @@ def regions(recipe: Recipe, inputs: Inputs) -> Iterator[Region]:
         )  # fmt: skip
         return
     found = list(_Stacks(recipe, inputs).regions())
-    names = [name for region in found for name in region.entries(region.template)]
-    check_patterns("exclude", recipe.exclude, names)
-    check_split(recipe.split, names)
+    check_patterns("exclude", recipe.exclude, {name for region in found for name in region.names})
+    check_split(recipe.split, [name for region in found for name in region.entries(region.template)])
     yield from found
 
 
@@ -253,9 +259,9 @@ class _Stacks:
         if start is not None:
             layers = ((name, self._of_layer(name)) for name in template)
             depths = {name: depth_of(layer[0] - start, part.layers) for name, layer in layers if layer is not None}
-        return Region(
+        region = Region(
             inputs,
-            _of_names(recipe, template),
+            recipe,
             views,
             tasks=tuple(source.model for source in part.sources),
             base=base,
@@ -264,6 +270,8 @@ class _Stacks:
             importances=importances,
             depths=depths,
         )
+        region.recipe = _of_region(recipe, region)
+        return region
 
 
 def _renamed(inputs: Inputs, index: int, names: Mapping[str, str]) -> _View:
@@ -276,13 +284,13 @@ def _renamed(inputs: Inputs, index: int, names: Mapping[str, str]) -> _View:
     return _View(index, found, {name: entry for name, entry in found.items() if name not in aliases}, aliases)
 
 
-def _of_names(recipe: Recipe, names: Iterable[str]) -> Recipe:
-    """The recipe, without patterns that match none of the names: they are meant for another part."""
-    listed = list(names)
-    kept = [name for name in listed if not matches(name, recipe.exclude)]
+def _of_region(recipe: Recipe, region: Region) -> Recipe:
+    """The recipe, without patterns that match none of a region's names: they are meant for another part."""
+    names = region.names
+    kept = [name for name in region.entries(region.template) if not matches(name, recipe.exclude)]
     return replace(
         recipe,
-        exclude=tuple(pattern for pattern in recipe.exclude if any(matches(name, (pattern,)) for name in listed)),
+        exclude=tuple(pattern for pattern in recipe.exclude if any(matches(name, (pattern,)) for name in names)),
         split={
             pattern: parts for pattern, parts in recipe.split.items() if any(matches(name, (pattern,)) for name in kept)
         },

@@ -177,6 +177,20 @@ def test_patterns_hold_for_names_of_the_result(models: dict[str, Tensors]):
             merged({**recipe, key: value}, "other")
 
 
+@pytest.mark.parametrize("extra", ["net.rotary.inv_freq", "net.layers.1.rotary.inv_freq"])
+def test_a_tensor_that_only_one_model_has_can_be_excluded(models: dict[str, Tensors], extra: str):
+    save("more", {**models["b"], extra: torch.ones(2)})
+    parts = [{"sources": [source(name, i, i + 1) for name in ("a", "more")]} for i in range(2)]
+    recipe = {"merge_method": "linear", "slices": parts, "parameters": {"weight": 0.5}}
+    with pytest.raises(InputError, match=r"inv_freq"):
+        merged(recipe, "refused")
+    out = merged({**recipe, "exclude": ["*.inv_freq"]})
+    assert extra not in out
+    for name, tensor in out.items():
+        if tensor.is_floating_point():
+            assert torch.equal(tensor, 0.5 * models["a"][name] + 0.5 * models["b"][name]), name
+
+
 def test_filters_that_find_nothing_in_any_slice_are_noted(models: dict[str, Tensors]):
     filters = [{"filter": "layers.1.attn", "value": 0.1}, {"filter": "nowhere", "value": 0.2}, {"value": 1}]
     recipe = slices_of("task_arithmetic", parameters={"normalize": False, "weight": filters})
