@@ -59,8 +59,12 @@ def result(summary: Mapping[str, Any], models: Sequence[str], out: str, seconds:
         on = f", on {', '.join(summary['devices_before'])}" if summary["devices_before"] else ""
         rows.append(("continued", f"{size(summary['kept_bytes'])} taken over from the run that was stopped{on}"))
     if summary["kept"] and elements:
-        shares = zip(summary["kept"], models, strict=True)
-        rows += [("kept" if i == 0 else "", f"{count / elements:.1%} of {m}") for i, (count, m) in enumerate(shares)]
+        shares = list(zip(summary["kept"], models, strict=True))
+        label = "kept"
+        if summary["method"] == "sta_forget":
+            # With only_added, the other models of that merge stand beside the one that is forgotten.
+            label, shares = "subtracted", [share for share in shares if share[0]] or shares[:1]
+        rows += [(label if i == 0 else "", f"{count / elements:.1%} of {m}") for i, (count, m) in enumerate(shares)]
     if summary["unrouted"]:
         rows.append(("none kept", f"at {summary['unrouted']:,} positions ({summary['unrouted'] / elements:.1%})"))
     return table(rows)

@@ -69,6 +69,16 @@ def test_merge_says_what_it_did_and_verify_agrees(capsys: pytest.CaptureFixture[
     assert run(capsys, "verify", "out") == (0, "out: every file is as the merge wrote it\n", "")
 
 
+def test_a_forgetting_says_what_it_subtracted(capsys: pytest.CaptureFixture[str]):
+    forgetting = RECIPE.replace("merge_method: sta", "merge_method: sta_forget")
+    Path("recipe.yaml").write_text(forgetting.replace("{p: 0.7}", "{p: 0.7, only_added: true}"))
+    code, out, _ = run(capsys, "merge", "recipe.yaml", "out")
+    lines = [line for line in out.splitlines() if " of a" in line or " of b" in line]
+    assert code == 0 and len(lines) == 1 and lines[0].startswith("subtracted  ") and lines[0].endswith("% of a")
+    Path("recipe.yaml").write_text(forgetting.replace("{p: 0.7}", "{p: 1.0, only_added: true}"))
+    assert "subtracted  0.0% of a\n" in run(capsys, "merge", "recipe.yaml", "none")[1]
+
+
 def test_the_same_command_again_has_nothing_to_do(capsys: pytest.CaptureFixture[str]):
     run(capsys, "merge", "recipe.yaml", "out")
     before = Path("out/model.safetensors").stat()
