@@ -35,7 +35,10 @@ class Pcb(Method):
         Parameter("ratio", quantile, 0.05, summary="share of each task's entries that is kept"),
         Parameter("clip", quantile, 0.01, summary="quantile to which magnitudes are clipped at both ends"),
         Parameter(
-            "variant", choice(*VARIANTS), "v3", summary="form of the agreement, as in the three official scripts"
+            "variant",
+            choice(*VARIANTS),
+            "v3",
+            summary="form of the agreement: `v3`, `v2` or `v1`, as in the official scripts",
         ),
         WEIGHT,
         LAMBDA,

@@ -34,10 +34,11 @@ _NONE = (math.inf, 0)
 
 
 def density(value: Any) -> float:
-    """A number, zero or more; from 1 on, everything is kept."""
+    """A number in [0, 1]."""
     found = number(value)
-    if found < 0:
-        raise ValueError(f"expected a share of entries, zero or more, got {value!r}")
+    if not 0 <= found <= 1:
+        hint = f"; {found:g} % is written {found / 100:g}" if 1 < found <= 100 else ""
+        raise ValueError(f"expected a share in [0, 1], got {value!r}{hint}")
     return found
 
 
@@ -54,7 +55,9 @@ def rescaling(*kinds: str) -> Any:
     return check
 
 
-DENSITY = Parameter("density", density, 1.0, per_model=True, summary="share of each task vector's entries that is kept")
+DENSITY = Parameter(
+    "density", density, 1.0, per_model=True, summary="share of each task vector's entries that is kept, in [0, 1]"
+)
 INT8_MASK = Parameter("int8_mask", boolean, False, summary="accepted, as by mergekit, without effect")
 
 
@@ -65,8 +68,8 @@ def normalize(default: bool) -> Parameter:
 
 def rescale(default: str, *kinds: str) -> Parameter:
     """The knob, with a method's own default and kinds."""
-    listed = {"l1": "l1: to the L1 norm it had", "keep_rate": "keep_rate: by 1/density"}
-    summary = f"what is kept of a task vector is scaled; {'; '.join(listed[kind] for kind in kinds)}; none"
+    listed = {"l1": "`l1` (or true): to the L1 norm that τ had", "keep_rate": "`keep_rate`: by 1/density"}
+    summary = f"how what is kept is scaled; {'; '.join(listed[kind] for kind in kinds)}; `none` (or false): not at all"
     return Parameter("rescale", rescaling(*kinds), default, summary=summary)
 
 

@@ -53,12 +53,17 @@ class StaForget(Method):
                 )
         elif shared["measure"] != "lp":
             raise InputError("sta_forget: only_added needs measure: lp, with an importance file of every model")
+        elif n_models == 1 and shared["added_keep"] is None:
+            raise InputError(
+                "sta_forget: only_added makes the merge's selection again, so it needs all models of that merge, the "
+                "one to forget first; 1 given"
+            )
         elif shared["added_keep"] is not None and shared["added_keep"] > n_models:
             raise InputError(f"sta_forget: added_keep: {shared['added_keep']} entries of {n_models} cannot be kept")
 
     def roles(self, settings: Settings) -> Roles:
-        """Base, target and model; importances unless they follow from the weights."""
-        return Roles(importance=settings.shared["measure"] != "amp", target=True)
+        """Base, target and the model to forget, of others no more than importances, unless they follow from weights."""
+        return Roles(importance=settings.shared["measure"] != "amp", target=True, models=(0,))
 
     def statistics(
         self, settings: Settings, n_models: int, place: Place, earlier: Sequence[Any]

@@ -34,9 +34,17 @@ class Ties(BandMethod):
         *COMMON,
         normalize(True),
         rescale("none", "l1"),
-        Parameter("scope", choice("tensor", "model"), "tensor", summary="over what trims count (paper: model)"),
         Parameter(
-            "m0", choice("none", "negative"), "none", summary="what a sum of 0 keeps where no sign has a majority"
+            "scope",
+            choice("tensor", "model"),
+            "tensor",
+            summary="what is trimmed together: `tensor` (mergekit), or `model` (paper)",
+        ),
+        Parameter(
+            "m0",
+            choice("none", "negative"),
+            "none",
+            summary="what a sum of 0 keeps without a majority: `none`, or `negative` (official code)",
         ),
     )
 

@@ -11,7 +11,7 @@ from sta_kernels.methods.base import Method
 from sta_kernels.recipe.document import Node
 from sta_kernels.recipe.locate import locate_model
 from sta_kernels.recipe.models import ModelSpec, Slice
-from sta_kernels.recipe.parameters import default_roles, read_model, read_settings, same_model, unknown
+from sta_kernels.recipe.parameters import check_number, default_roles, read_model, read_settings, same_model, unknown
 from sta_kernels.recipe.slices import read_slices
 from sta_kernels.recipe.values import Setting, chain
 
@@ -62,6 +62,7 @@ def read_fields(root: Node) -> dict[str, Any]:
         models, slices = read_slices(contents["slices"], method, base, notes)
     else:
         models = _models(keys, contents["models"], method, base, notes)
+        check_number(contents["models"], method, len(models))
     return {
         "method": method,
         "method_name": method.name,
@@ -174,7 +175,8 @@ def _models(
                      for s in specs if s not in tasks and (s.parameters or s.importance))  # fmt: skip
         return tuple(tasks)
     everywhere = keys["parameters"].mapping() if "parameters" in keys else {}
-    joins = method.base_is_model or "weight" in everywhere
+    # A base has no importance file, so what needs one averages the listed models alone.
+    joins = method.base_is_model or ("weight" in everywhere and not default_roles(method).importance)
     if joins and not any(same_model(spec.model, base) for spec in specs):
         node = keys["base_model"]
         specs.append(ModelSpec(base, name=node.text(), where=node.where))

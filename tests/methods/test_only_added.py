@@ -47,6 +47,12 @@ def test_what_was_added_is_subtracted_and_no_more(how: dict[str, Any], tasks: An
     assert not torch.equal(everything["w"], got["w"])
 
 
+def test_a_single_model_is_no_merge(tasks: Any) -> None:
+    base, models, scores = tasks
+    with pytest.raises(InputError, match="needs all models of that merge"):
+        sk.merge(base, models[:1], method="sta_forget", importances=scores[:1], only_added=True)
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

@@ -65,7 +65,10 @@ def test_every_method_has_a_function_with_its_parameters() -> None:
     ("call", "message"),
     [
         (lambda b, m: ops.ties(None, m), "ties: base: None"),
-        (lambda b, m: ops.ties(b, m, density=-1), "ties: density: expected a share"),
+        (
+            lambda b, m: ops.ties(b, m, density=20),
+            r"ties: density: expected a share in \[0, 1\], got 20; 20 % is written 0.2",
+        ),
         (lambda b, m: ops.ties(b, [*m, b[1:]]), r"finetuned\[3\]: shape \[39, 33\], base has \[40, 33\]"),
         (lambda b, m: ops.ties(b, m, p=0.2), "ties has no parameter 'p'"),
         (lambda b, m: ops.tatr(b, m), "importances"),

@@ -149,6 +149,13 @@ def test_linear_with_a_base_averages_it_only_where_mergekit_does():
     assert "averaged as one more model" in added.notes[0]
 
 
+def test_the_base_joins_no_average_that_needs_data_of_it(tmp_path):
+    (tmp_path / "f").touch()
+    entries = "".join(f"  - model: {m}\n    parameters: {{importance: {tmp_path / 'f'}}}\n" for m in ("a", "b"))
+    text = f"merge_method: fisher\nbase_model: base\nmodels:\n{entries}parameters: {{weight: 1.0}}\n"
+    assert [spec.model for spec in Recipe.parse(text).models] == ["a", "b"]
+
+
 def test_task_arithmetic_takes_mergekits_idle_keys_and_says_so():
     recipe = Recipe.parse(
         "merge_method: task_arithmetic\nbase_model: base\nmodels:\n"
