@@ -71,7 +71,7 @@ def resolve(method: Method, n_models: int, /, **parameters: Any) -> Settings:
     least, most = method.models
     if n_models < least or (most is not None and n_models > most):
         expected = f"{least} or more" if most is None else str(least) if least == most else f"{least} to {most}"
-        raise InputError(f"{method.name}: {n_models} models given, it takes {expected}")
+        raise InputError(f"{method.name}: {n_models} models given, it takes {expected}{_besides(method)}")
     given = _by_parameter(method, parameters)
     shared: dict[str, Any] = {}
     per_model: dict[str, tuple[Any, ...]] = {}
@@ -84,6 +84,15 @@ def resolve(method: Method, n_models: int, /, **parameters: Any) -> Settings:
     settings = Settings(shared, per_model)
     method.check(settings, n_models)
     return settings
+
+
+def _besides(method: Method) -> str:
+    """Where to put the base of a method that merges one model into it, to whom mergekit counts both."""
+    defaults = Settings({parameter.name: parameter.default for parameter in method.parameters})
+    if method.models != (1, 1) or not method.roles(defaults).base:
+        return ""
+    required = "".join(f", {parameter.name}=…" for parameter in method.parameters if parameter.default is REQUIRED)
+    return f" besides the base: sk.merge(model_a, [model_b], method={method.name!r}{required})"
 
 
 def _by_parameter(method: Method, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class ArceeFusion(Method):
     name = "arcee_fusion"
     summary = "entries of one model that stand out by their change and their row's divergence"
     models: tuple[int, int | None] = (1, 1)
+    models_hint = "adds to base_model what stands out in one other model"
     tier = "B"
     whole = True
 

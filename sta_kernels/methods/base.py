@@ -161,6 +161,7 @@ class Method:
         summary: one line for ``--help`` and the documentation.
         parameters: its knobs.
         models: least and greatest number of models.
+        models_hint: what a recipe with another number is told, after the method's name; "" for the number alone.
         tier: of exactness, ``A``, ``B`` or ``C``; statistics may lower it.
         whole: whether the rule needs a segment in one piece, with its shape; else it works element by element.
         base_is_model: whether a recipe's base is one model more, as to mergekit where a method reads none as such.
@@ -171,6 +172,7 @@ class Method:
     summary: str
     parameters: tuple[Parameter, ...] = ()
     models: tuple[int, int | None] = (1, None)
+    models_hint: str = ""
     tier: str = "A"
     whole: bool = False
     base_is_model: bool = False

@@ -23,6 +23,7 @@ class Nearswap(Method):
     name = "nearswap"
     summary = "one model where it is near the base; elsewhere the base, moved towards it"
     models: tuple[int, int | None] = (1, 1)
+    models_hint = "goes from base_model to one other model (t = 0 is the base)"
     parameters = (Parameter("t", number, REQUIRED, summary="distance within which the model is taken whole"),)
 
     def apply(

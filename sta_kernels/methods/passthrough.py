@@ -20,6 +20,7 @@ class Passthrough(Method):
     name = "passthrough"
     summary = "one model's values, scaled where asked for; with slices, layers of several models in one stack"
     models: tuple[int, int | None] = (1, 1)
+    models_hint = "takes one model per slice; to stack layers of several, use `slices`, one for each"
     parameters = (Parameter("scale", number, None, per_model=True, summary="factor; without it, values are copied"),)
 
     def roles(self, settings: Settings) -> Roles:

@@ -52,6 +52,7 @@ class Slerp(Method):
     name = "slerp"
     summary = "spherical interpolation from the base to one model"
     models: tuple[int, int | None] = (1, 1)
+    models_hint = "goes from base_model to one other model (t = 0 is the base)"
     tier = "B"
     parameters = (Parameter("t", number, REQUIRED, summary="0: the base; 1: the model"),)
 

@@ -85,6 +85,18 @@ def _reach(key: str, method: Method) -> str:
     return f"on {method.name}"
 
 
+def check_number(node: Node, method: Method, given: int) -> None:
+    """Refuse a number of models that a method with a hint does not take; ``given`` counts no base."""
+    least, most = method.models
+    if not method.models_hint or (least <= given and (most is None or given <= most)):
+        return
+    advice = ""
+    if default_roles(method).base:
+        listed = "set `base_model` to one of the two models listed" if given == 2 else f"{given} are listed besides it"
+        advice = f": {listed}"
+    node.fail(f"{method.name} {method.models_hint}{advice}")
+
+
 def default_roles(method: Method) -> Roles:
     """What a method reads where nothing else is asked of it."""
     return method.roles(Settings({parameter.name: parameter.default for parameter in method.parameters}))

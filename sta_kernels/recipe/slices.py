@@ -7,7 +7,7 @@ from dataclasses import replace
 from sta_kernels.methods.base import Method
 from sta_kernels.recipe.document import Node
 from sta_kernels.recipe.models import ModelSpec, Slice, Source
-from sta_kernels.recipe.parameters import default_roles, read_model, read_settings, same_model, unknown
+from sta_kernels.recipe.parameters import check_number, default_roles, read_model, read_settings, same_model, unknown
 
 _KEYS = ("sources", "parameters", "residual_weight", "base_model")
 
@@ -67,6 +67,7 @@ def _slice(node: Node, method: Method, base: str | None, models: list[ModelSpec]
         else:
             sources.append(Source(_index(spec, models), start, spec.parameters, spec.where))
     assert layers is not None
+    check_number(fields["sources"], method, len(sources))
     parameters = read_settings(entries, method, method.parameters, (), notes)
     return Slice(tuple(sources), layers, base_start, parameters, node.where, base_where)
 

@@ -178,7 +178,7 @@ def test_refused_naming_key_and_line(change: Callable[[str], str], message: str)
 def test_passthrough_takes_one_model_per_slice():
     first = "{model: a, layer_range: [0, 2]}"
     two = STACK.replace(first, f"{first}, {first.replace(': a', ': b')}")
-    with pytest.raises(InputError, match=r"slices\[0\]: passthrough: 2 models given, it takes 1"):
+    with pytest.raises(InputError, match=r"slices\[0\]\.sources: passthrough takes one model per slice"):
         Recipe.parse(two)
 
 
