@@ -290,13 +290,15 @@ class _Merge:
 
     def _equal_models(self, differing: set[int]) -> list[str]:
         """Models whose task vector is zero: most likely a wrong path."""
-        compared = {job.of_role("base") != [] for job in self._plan.jobs if job.action == "merge"}
+        merged = [job for job in self._plan.jobs if job.action == "merge"]
+        compared = {job.of_role("base") != [] for job in merged}
+        unread = {job.tasks[i] for job in merged for i in job.unread}
         if compared != {True}:
             return []
         return [
             f"{name}: equals the base in every merged tensor, so that it adds nothing"
             for i, name in enumerate(self._plan.models)
-            if i not in differing
+            if i not in differing | unread
         ]
 
     def _publish(self, shards: Shards) -> dict[str, FileRecord]:

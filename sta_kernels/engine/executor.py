@@ -230,7 +230,7 @@ class Executor:
     def _note_differences(self, tile: _Tile, base: Operand, models: Iterable[Operand]) -> None:
         """Find out, as cheaply as can be, whether each model differs from the base anywhere."""
         for i, operand in zip(tile.job.tasks, models, strict=True):
-            if i in self.differing:
+            if i in self.differing or not tile.has(operand):
                 continue
             if operand.dtype != base.dtype or not _same_bytes(tile.view(base), tile.view(operand)):
                 with self._lock:
@@ -284,6 +284,9 @@ class _Tile:
         self._pieces[operand.input, operand.name] = (view, address)
         self.bytes_read += len(view)
 
+    def has(self, operand: Operand) -> bool:
+        return (operand.input, operand.name) in self._pieces
+
     def view(self, operand: Operand) -> memoryview:
         return self._pieces[operand.input, operand.name][0]
 
@@ -295,10 +298,7 @@ class _Tile:
         """By role; what was not read is left out, and must not be asked for."""
 
         def of(role: str) -> tuple[Any, ...]:
-            return tuple(
-                self.buffer(operand) if (operand.input, operand.name) in self._pieces else None
-                for operand in self.job.of_role(role)
-            )
+            return tuple(self.buffer(operand) if self.has(operand) else None for operand in self.job.of_role(role))
 
         return Operands(
             models=of("model"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -70,6 +71,7 @@ class Job:
         refuse: ``compare`` only: a difference is an error rather than a warning.
         granule: units that must not be divided among tiles.
         masks: float32 masks that the method makes of the operands.
+        unread: models, by their number among the job's, that are counted but not read.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Job:
     refuse: bool = False
     granule: int = 1
     masks: int = 0
+    unread: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
@@ -118,9 +121,12 @@ class Job:
         return units * self.unit(operand) if operand.shape is None else byte_size(operand.dtype, operand.shape)
 
     def distinct(self) -> Iterator[Operand]:
-        """Operands, without those that are the same tensor in another role."""
+        """Operands that are read, without those that are the same tensor in another role."""
         seen = set()
+        models = itertools.count()
         for operand in self.operands:
+            if operand.role == "model" and next(models) in self.unread:
+                continue
             key = (operand.input, operand.name)
             if key not in seen:
                 seen.add(key)
@@ -213,6 +219,7 @@ class Job:
             "refuse": self.refuse,
             "granule": self.granule,
             "masks": self.masks,
+            "unread": self.unread,
         }
 
     @classmethod
@@ -226,6 +233,7 @@ class Job:
         )
         fields["summaries"] = tuple(s and Summary(*s) for s in record["summaries"])
         fields["tasks"] = tuple(record["tasks"])
+        fields["unread"] = tuple(record["unread"])
         if record["settings"] is not None:
             per_model = {name: tuple(values) for name, values in record["settings"]["per_model"].items()}
             fields["settings"] = Settings(record["settings"]["shared"], per_model)

@@ -300,6 +300,7 @@ class _Planner:
         if roles.target and inputs.target is not None:
             operands.append(self._stored("target", inputs.target, selection, name))
         operands += [self._stored("model", index, selection, name) for index in inputs.models]
+        unread = tuple(i for i in range(len(inputs.models)) if roles.models is not None and i not in roles.models)
         summaries: list[Summary | None] = []
         if roles.importance and name not in self._without:
             for index in inputs.importances:
@@ -326,6 +327,7 @@ class _Planner:
                 model=place.model,
                 granule=method.granule(place),
                 masks=method.masks(settings, len(inputs.models)),
+                unread=unread,
             )
 
     def _check_measure(self, index: int, settings: Settings) -> None:

@@ -48,19 +48,21 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Roles:
-    """Which operands a method reads under given settings, besides the models.
+    """Which operands a method reads under given settings.
 
     Attributes:
         base: whether it reads the base.
         base_optional: whether it does without one where none is given.
         importance: whether it reads an importance per model.
         target: whether it reads a target.
+        models: indices of the models that the rule and the statistics of a segment read; None for all.
     """
 
     base: bool = True
     base_optional: bool = False
     importance: bool = False
     target: bool = False
+    models: tuple[int, ...] | None = None
 
 
 def _same_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer
-from sta_kernels.methods.base import REQUIRED, Method, Operands, Parameter, Place, Settings
+from sta_kernels.methods.base import REQUIRED, Method, Operands, Parameter, Place, Roles, Settings
 from sta_kernels.methods.conversion import convert
 from sta_kernels.methods.parameters import LAMBDA, count, quantile
 from sta_kernels.methods.quantile import exact
@@ -124,6 +124,11 @@ class TsvC(SingularVectors):
         """The task is one of the models."""
         if settings.shared["task"] >= n_models:
             raise InputError(f"tsv_c: task: {settings.shared['task']}, but the {n_models} models count from 0")
+
+    def roles(self, settings: Settings) -> Roles:
+        """Base and task; the other models are only counted."""
+        task = settings.shared["task"]
+        return Roles(models=None if task is REQUIRED else (task,))
 
     def apply(
         self,
