@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from sta_kernels import methods
@@ -63,6 +63,7 @@ def read_fields(root: Node) -> dict[str, Any]:
     else:
         models = _models(keys, contents["models"], method, base, notes)
         check_number(contents["models"], method, len(models))
+        _note_gradients((keys, contents), method, {len(models), len(contents["models"].sequence())}, notes)
     return {
         "method": method,
         "method_name": method.name,
@@ -82,6 +83,20 @@ def read_fields(root: Node) -> dict[str, Any]:
 def _parameters(keys: Mapping[str, Node], method: Method, notes: list[str]) -> dict[str, Setting]:
     entries = keys["parameters"].mapping() if "parameters" in keys else {}
     return read_settings(entries, method, method.parameters, (), notes)
+
+
+def _note_gradients(
+    levels: Iterable[Mapping[str, Node]], method: Method, numbers: Container[int], notes: list[str]
+) -> None:
+    """Say of a list for all models what it is, where it has as many values as there are models."""
+    per_model = {parameter.key for parameter in method.parameters if parameter.per_model}
+    for key, node in (item for keys in levels if "parameters" in keys for item in keys["parameters"].mapping().items()):
+        values = [item.value for item in node.value] if isinstance(node.value, list) else []
+        if key in per_model and len(values) > 1 and len(values) in numbers and not isinstance(values[0], dict):
+            listed = ", ".join(map(str, values))
+            notes.append(
+                f"{node.where}: [{listed}] is a gradient over depth; one value per model stands under each model"
+            )
 
 
 def _contents(root: Node, keys: Mapping[str, Node]) -> Mapping[str, Node]:

@@ -1,4 +1,4 @@
-"""What recipes of methods that take one model are told, where they list another number."""
+"""How many models a recipe lists: what is said of another number, and of as many values."""
 
 from __future__ import annotations
 
@@ -50,3 +50,16 @@ def test_two_models_where_one_of_them_should_be_the_base(method: str, parameters
 def test_layers_of_several_models_are_stacked_by_slices():
     advice = "takes one model per slice; to stack layers of several, use `slices`, one for each"
     assert refusal("passthrough", "ab") == f"recipe:2: models: passthrough {advice}"
+
+
+def test_a_list_of_one_value_per_model_is_noted_as_a_gradient():
+    def notes(parameters: str, models: str = "[{model: a}, {model: b}]") -> list[str]:
+        return list(Recipe.parse(f"merge_method: linear\n{parameters}models: {models}\n").notes)
+
+    assert notes("parameters: {weight: [0.5, 0.5]}\n") == [
+        "recipe:2: parameters.weight: [0.5, 0.5] is a gradient over depth; one value per model stands under each model"
+    ]
+    assert notes("parameters: {weight: [0, 0.5, 1]}\n") == notes("parameters: {weight: 0.5}\n") == []
+    assert notes("", "[{model: a, parameters: {weight: [0, 1]}}, {model: b}]") == []
+    by_filter = "parameters: {weight: [{filter: q, value: 1}, {value: 2}]}\n"
+    assert notes(by_filter) == []
