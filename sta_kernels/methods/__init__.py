@@ -49,7 +49,7 @@ def get(name: str) -> Method:
                     return method
         if name in _registry():
             return _registry()[name]
-    raise InputError(f"unknown method {name!r}; known: {', '.join(names())}")
+    raise InputError(f"unknown method {name!r}{_closest(name, names())}; known: {', '.join(names())}")
 
 
 def resolve(method: Method, n_models: int, /, **parameters: Any) -> Settings:
@@ -86,6 +86,13 @@ def resolve(method: Method, n_models: int, /, **parameters: Any) -> Settings:
     return settings
 
 
+def _closest(given: Any, known: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(given, known, 1) if isinstance(given, str) else []
+    return f" (did you mean `{close[0]}`?)" if close else ""
+
+
 def _besides(method: Method) -> str:
     """Where to put the base of a method that merges one model into it, to whom mergekit counts both."""
     defaults = Settings({parameter.name: parameter.default for parameter in method.parameters})
@@ -101,8 +108,10 @@ def _by_parameter(method: Method, parameters: dict[str, Any]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for spelling, value in parameters.items():
         if spelling not in known:
-            listed = ", ".join(parameter.key for parameter in method.parameters)
-            raise InputError(f"{method.name} has no parameter {spelling!r}; known: {listed}")
+            listed = [parameter.name for parameter in method.parameters]
+            raise InputError(
+                f"{method.name} has no parameter {spelling!r}{_closest(spelling, listed)}; known: {', '.join(listed)}"
+            )
         if value is not None:
             given[known[spelling].name] = value
     for parameter in method.parameters:

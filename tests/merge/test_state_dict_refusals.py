@@ -157,7 +157,7 @@ def test_training_too_small_for_float32_to_see() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "tie"}, "unknown method 'tie'; known: "),
+        ({"method": "tie"}, "unknown method 'tie' (did you mean `ties`?); known: "),
         ({"density": 1}, "linear has no parameter 'density'"),
         ({"exclude": ["v"]}, "exclude: 'v' matches no tensor"),
         ({"exclude": "v.*"}, "exclude: 'v.*' matches no tensor"),

@@ -34,6 +34,11 @@ def test_an_unknown_method_lists_the_known(name: Any) -> None:
         methods.get(name)
 
 
+def test_an_unknown_method_is_held_against_the_known() -> None:
+    with pytest.raises(InputError, match=r"unknown method 'tie' \(did you mean `ties`\?\); known: "):
+        methods.get("tie")
+
+
 def test_methods_do_not_import_torch() -> None:
     program = "import sys; from sta_kernels import methods; methods.names(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
@@ -109,6 +114,7 @@ def test_numpy_numbers_are_taken_as_the_decimals_they_print() -> None:
         ("arcee_fusion", 2, {}, r"besides the base: sk\.merge\(model_a, \[model_b\], method='arcee_fusion'\)$"),
         ("passthrough", 2, {}, "it takes 1$"),
         ("sta_forget", 2, {}, "sta_forget: 2 models given, it forgets one"),
+        ("sta", 2, {"lamda": 1}, r"'lamda' \(did you mean `lambda_`\?\); known: p, keep, .*weight, lambda_$"),
         ("sta_forget", 1, {"keep": 1}, "sta_forget has no parameter 'keep'"),
         ("linear", 2, {"normalize": 1}, "linear: normalize: expected true or false, got 1"),
         ("linear", 2, {"lambda": 1}, "linear has no parameter 'lambda'; known: weight, normalize"),
