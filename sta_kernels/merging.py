@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from sta_kernels import methods
@@ -17,7 +18,7 @@ from sta_kernels.methods.base import Method, Place, Settings
 from sta_kernels.methods.groups import Group, group, places, shared_round
 from sta_kernels.methods.run import Piece, merge_pieces
 from sta_kernels.methods.selection import Segment, Selection, check_split, segments
-from sta_kernels.methods.statistics import Statistic
+from sta_kernels.methods.statistics import Range, Statistic
 from sta_kernels.state_dict import Tensors, position
 from sta_kernels.state_dict_inputs import Inputs, buffer_of, choose_entries, gather, shows_sign
 
@@ -247,7 +248,9 @@ class _Merging:
         inputs, selection = self._inputs, self._selection
         inputs.check_finite(selection, names, self._backend, self._threads)
         declared = self._method.statistics(self._settings, len(inputs.models), Place.alone((1,)), ())
-        if not (self._method.data.signed or (declared and all(map(shows_sign, declared)))):
+        # A range over several entries does not say which of them it is that goes below zero.
+        told = declared and all(statistic.scope == "segment" and shows_sign(statistic) for statistic in declared)
+        if not (self._method.data.signed or told):
             inputs.check_importances(selection, names, self._backend, self._threads)
 
     def _shared_results(self, parts: Sequence[Segment]) -> dict[str, tuple[Any, ...]]:
@@ -283,10 +286,20 @@ class _Merging:
                     is_done or accumulator.end_of_pass() for is_done, accumulator in zip(done, pending, strict=True)
                 ]
             for statistic, accumulator in zip(declared, pending, strict=True):
-                if count:
-                    self._inputs.check_result(parts[0].tensor, statistic, accumulator.result)
+                if count and not np.isfinite(accumulator.result).all():
+                    self._refuse(statistic, accumulator.result, parts)
                 results.append(accumulator.result)
         return tuple(results)
+
+    def _refuse(self, statistic: Statistic, result: Any, parts: Sequence[Segment]) -> None:
+        """Raise InputError for a statistic over several entries, with the name of that which makes it overflow."""
+        alone = Range(statistic.subject)
+        for part in parts:
+            source = alone.subject.source(self._inputs.operands(self._selection, part, self._method.data))
+            if source.size:
+                (ends,) = Range.of_segments([alone], [source], self._backend, self._threads)
+                self._inputs.check_result(part.tensor, alone, ends)
+        self._inputs.check_result(parts[0].tensor, statistic, result)
 
 
 def _check_overflow(results: Mapping[str, torch.Tensor], backend: Backend, threads: int) -> None:

@@ -215,7 +215,7 @@ class _Merge:
                     yield run
 
         arena = partial(self._kernels.arena, budget.arena)
-        groups = group_runs(plan, method, executor.reduce)
+        groups = group_runs(plan, method, executor.reduce, executor)
         if groups:
             run_activities(groups, budget.threads, arena, self._tick("statistics", plan.bytes_shared))
         earlier.update((member, run.results) for run in groups for member in run.members)

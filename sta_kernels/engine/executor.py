@@ -21,10 +21,12 @@ from sta_kernels.engine.runs import JobRun, Reading
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
+from sta_kernels.kernels.reference.environment import ieee_arithmetic
+from sta_kernels.methods.accumulators import nothing
 from sta_kernels.methods.base import Method, Operands
 from sta_kernels.methods.conversion import convert
 from sta_kernels.methods.run import Piece, reduce_pieces
-from sta_kernels.methods.statistics import Statistic, update_together
+from sta_kernels.methods.statistics import Range, Statistic, update_together
 from sta_kernels.methods.subjects import Importance, overflow_advice
 
 _COMPARED = 1 << 18
@@ -72,7 +74,11 @@ class Executor:
         """Take one tile into the statistics that are still open."""
         tile = _Tile(reading.job, start, stop)
         self._read(tile, reading.operands, arena, final=False)
+        if reading.suspect is not None:
+            self._check_finite(tile, reading.operands)
         operands = self._operands(tile, arena)
+        if reading.suspect is not None:
+            self._check_suspect(reading, operands)
         sources = [statistic.subject.source(operands) for statistic, _ in reading.pending]
         accumulators = [accumulator for _, accumulator in reading.pending]
         update_together(accumulators, sources, self._backend, reading.offset + start, threads=1)
@@ -138,11 +144,11 @@ class Executor:
         results = run.results
         if run.whole:
             piece = Piece(operands, out, job.place, job.summaries, tuple(results))
-            check = partial(self._check_result, job)
+            check = partial(self._check_of_piece, job)
             (results,) = reduce_pieces(method, [piece], job.settings, backend=backend, threads=1, check=check)
         for statistic, result in zip(run.statistics, results[run.shared :], strict=False):
-            self._check_result(job, 0, statistic, result)
-        self._check_claims(run, tile)
+            self.check_result(job, statistic, result)
+        self._check_importances(run, tile)
         counts = np.zeros_like(run.counts)
         method.apply(backend, operands, results, job.settings, place=job.place, out=out, counts=counts, threads=1)
         self._check_overflow(tile, out)
@@ -186,14 +192,22 @@ class Executor:
         where = tile.position(index)
         return InputError(f"{tile.job.tensor!r} overflows float16 at {where}; write bfloat16 or float32 instead")
 
-    def _check_claims(self, run: JobRun, tile: _Tile) -> None:
-        """Hold the ranges that importance files claim against their tensors, which are in cache for the merge."""
+    @ieee_arithmetic()
+    def _check_importances(self, run: JobRun, tile: _Tile) -> None:
+        """Refuse negative importances, and claims of importance files that their tensors, in cache now, belie."""
+        importances = run.job.of_role("importance")
+        tasks = sorted({*run.claims, *run.unsigned})
+        ends = nothing(len(tasks))
+        if tasks:
+            sources = [ImportanceSource("lp", tile.buffer(importances[task]), None) for task in tasks]
+            self._backend.ranges(sources, ends, None, threads=1)
+        for task, (low, high) in zip(tasks, ends, strict=True):
+            if task in run.unsigned:
+                self._check_sign(importances[task], float(low))
+            if task in run.claims:
+                run.claims[task][1].add(low, high)
         if not run.claims:
             return
-        importances = run.job.of_role("importance")
-        sources = [ImportanceSource("lp", tile.buffer(importances[task]), None) for task in run.claims]
-        accumulators = [accumulator for _, accumulator in run.claims.values()]
-        update_together(accumulators, sources, self._backend, tile.start, threads=1)
         with self._lock:
             run.unseen -= tile.stop - tile.start
             if run.unseen:
@@ -208,18 +222,33 @@ class Executor:
                     "it again"
                 )
 
-    def _check_result(self, job: Job, _: int, statistic: Statistic, result: Any) -> None:
-        """Refuse a statistic that overflows, and a negative importance.
+    def _check_of_piece(self, job: Job, _: int, statistic: Statistic, result: Any) -> None:
+        self.check_result(job, statistic, result)
 
-        Sums of absolute values and squares have no sign: what has one is another file, most likely a model.
-        """
+    def _check_suspect(self, reading: Reading, operands: Operands) -> None:
+        """Refuse the tile whose values make a statistic overflow."""
+        assert reading.suspect is not None
+        alone = Range(reading.suspect.subject)
+        (ends,) = Range.of_segments([alone], [alone.subject.source(operands)], self._backend, 1)
+        self.check_result(reading.job, alone, ends)
+
+    def may_stand(self, result: Any) -> bool:
+        """Whether a statistic's result is finite, or need not be."""
+        return self._allow_nonfinite or bool(np.isfinite(result).all())
+
+    def check_result(self, job: Job, statistic: Statistic, result: Any) -> None:
+        """Refuse a statistic that overflows, and a negative importance."""
         subject = statistic.subject
-        if not (np.isfinite(result).all() or self._allow_nonfinite):
+        if not self.may_stand(result):
             operand = job.of_role("model")[subject.task]
             raise InputError(f"{self._inputs.label(operand.input)}: {job.tensor!r}: {overflow_advice(subject)}")
         lowest = result[0] if isinstance(result, tuple) else result
-        if isinstance(subject, Importance) and subject.measure != "amp" and -math.inf < lowest < 0:
-            operand = job.of_role("importance")[subject.task]
+        if isinstance(subject, Importance) and subject.measure != "amp":
+            self._check_sign(job.of_role("importance")[subject.task], lowest)
+
+    def _check_sign(self, operand: Operand, lowest: float) -> None:
+        """Sums of absolute values and squares have no sign: what has one is another file, most likely a model."""
+        if -math.inf < lowest < 0:
             entry = self._inputs.checkpoints[operand.input].find(operand.name)
             assert entry is not None
             raise InputError(

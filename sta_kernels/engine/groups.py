@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from sta_kernels.engine.jobs import Job, Plan
 from sta_kernels.engine.memory import Arena, Budget
@@ -13,6 +13,17 @@ from sta_kernels.methods.base import Method
 from sta_kernels.methods.groups import Group, group, shared_round
 from sta_kernels.methods.selection import Segment
 from sta_kernels.methods.statistics import Statistic
+
+
+class Check(Protocol):
+    """Of results of statistics."""
+
+    def may_stand(self, result: Any) -> bool:
+        """Whether a result is finite, or need not be."""
+
+    def check_result(self, job: Job, statistic: Statistic, result: Any) -> None:
+        """Refuse it."""
+
 
 Task = tuple[Reading, Range]
 
@@ -26,18 +37,29 @@ class GroupRun:
         method: of the plan.
         budget: of the merge.
         reduce: takes one tile into accumulators; returns the bytes it read.
+        check: of the statistics' results.
 
     Attributes:
         results: of all rounds, once it has ended.
     """
 
-    def __init__(self, shared: Group[int], jobs: Sequence[Job], method: Method, budget: Budget, reduce: Reduce) -> None:
+    def __init__(
+        self,
+        shared: Group[int],
+        jobs: Sequence[Job],
+        method: Method,
+        budget: Budget,
+        reduce: Reduce,
+        check: Check,
+    ) -> None:
         self.members = tuple(shared.offsets)
         self.results: list[Any] = []
         self._shared = shared
         self._jobs = [jobs[index] for index in self.members]
         self._method = method
         self._reduce = reduce
+        self._check = check
+        self._suspect: tuple[Statistic, Any] | None = None
         self._tile_bytes = min(budget.tile, budget.arena)
         self._pending: dict[int, tuple[Statistic, Accumulator]] = {}
         self._out = 0
@@ -62,12 +84,13 @@ class GroupRun:
         self._next = next(self._tasks, None)
 
     def _all_tasks(self, pending: Sequence[tuple[Statistic, Accumulator]]) -> Iterator[Task]:
-        if not pending:
+        suspects = [] if self._suspect is None else [self._suspect[0]]
+        if not (pending or suspects):
             return
         for index, job in zip(self.members, self._jobs, strict=True):
-            operands = job.reduced_by(statistic for statistic, _ in pending)
-            reading = Reading(job, operands, pending, self._shared.offsets[index])
-            ranges = wanted_by((accumulator for _, accumulator in pending), job.size)
+            operands = job.reduced_by((*(statistic for statistic, _ in pending), *suspects))
+            reading = Reading(job, operands, pending, self._shared.offsets[index], *suspects)
+            ranges = [(0, job.size)] if suspects else wanted_by((each for _, each in pending), job.size)
             for tile in tiles(ranges, tile_units(job, operands, 0, self._tile_bytes)):
                 yield reading, tile
 
@@ -89,18 +112,24 @@ class GroupRun:
         self._out -= 1
         if self._next is not None or self._out:
             return False
-        for i, (_, accumulator) in list(self._pending.items()):
+        if self._suspect is not None:  # what was searched for is in no tensor by itself
+            self._check.check_result(self._jobs[0], *self._suspect)
+        for i, (statistic, accumulator) in list(self._pending.items()):
             if accumulator.end_of_pass():
                 self.results[i] = accumulator.result
                 del self._pending[i]
-        if self._pending:
+                if self._suspect is None and not self._check.may_stand(accumulator.result):
+                    self._suspect = statistic, accumulator.result
+        if self._suspect is not None:
+            self._pending.clear()
+        if self._pending or self._suspect is not None:
             self._start_pass()
         else:
             self.finished = self._start_round()
         return self.finished
 
 
-def group_runs(plan: Plan, method: Method, reduce: Reduce) -> list[GroupRun]:
+def group_runs(plan: Plan, method: Method, reduce: Reduce, check: Check) -> list[GroupRun]:
     """The groups whose statistics a plan needs, none where every segment stands for itself."""
     merged = {i: job for i, job in enumerate(plan.jobs) if job.action == "merge"}
     scopes = {scope_of(job, method) for job in merged.values()} - {"segment"}
@@ -111,7 +140,7 @@ def group_runs(plan: Plan, method: Method, reduce: Reduce) -> list[GroupRun]:
             for i, job in merged.items()
             if scope_of(job, method) == scope
         }
-        runs += [GroupRun(shared, plan.jobs, method, plan.budget, reduce) for shared in group(scope, members)]
+        runs += [GroupRun(shared, plan.jobs, method, plan.budget, reduce, check) for shared in group(scope, members)]
     return runs
 
 

@@ -13,7 +13,9 @@ from sta_kernels.engine.memory import PAGE, Arena, Budget
 from sta_kernels.methods.accumulators import Accumulator, RangeAccumulator
 from sta_kernels.methods.base import Method
 from sta_kernels.methods.run import known_of
+from sta_kernels.methods.statistics import Range as RangeStatistic
 from sta_kernels.methods.statistics import Statistic, Summary
+from sta_kernels.methods.subjects import Importance
 
 Range = tuple[int, int]
 
@@ -27,12 +29,14 @@ class Reading:
         operands: that are read.
         pending: statistics that take it in.
         offset: of the segment's first element among all that they are taken over.
+        suspect: a statistic that was not finite: this pass is in search of the tensor that makes it so.
     """
 
     job: Job
     operands: Sequence[Operand]
     pending: Sequence[tuple[Statistic, Accumulator]]
     offset: int = 0
+    suspect: Statistic | None = None
 
 
 Reduce = Callable[[Reading, int, int, Arena], int]
@@ -94,8 +98,23 @@ class JobRun:
                 summary = job.summaries[statistic.subject.task] if known is not None else None
                 if summary is not None:
                     self.claims[statistic.subject.task] = (summary, RangeAccumulator())
+        self.unsigned = tuple(self._of_unknown_sign())
         self._out = 0
         self._start_pass()
+
+    def _of_unknown_sign(self) -> Iterator[int]:
+        """Models whose importance must not be negative, and of which no statistic of the segment tells that it is."""
+        data = self._method.data
+        if data.signed or not data.elementwise:
+            return
+        told = {
+            statistic.subject.task
+            for statistic, known in next(self.job.rounds(self._method), [])
+            if isinstance(statistic, RangeStatistic)
+            and (statistic.scope, statistic.subject) == ("segment", Importance(statistic.subject.task, "lp"))
+            and (known is None or statistic.subject.task in self.claims)
+        }
+        yield from (task for task in range(len(self.job.of_role("importance"))) if task not in told)
 
     def _what_remains(self, done: Sequence[tuple[int, int, tuple[int, ...]]]) -> list[Range]:
         """Ranges still to be written; a segment that is read whole is also written whole."""

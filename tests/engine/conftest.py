@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -92,3 +93,13 @@ def shrink_buffers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             monkeypatch.setitem(memory.SIZES, kind, replace(sizes, arena=arena, tile=tile))
 
     return shrink
+
+
+@pytest.fixture
+def own(mixed_models: Any, tmp_path: Path) -> tuple[dict[str, Any], Path]:
+    """A recipe over files that a test may change, and their folder."""
+    folder = tmp_path / "in"
+    shutil.copytree(mixed_models.folder, folder)
+    moved = type(mixed_models).__new__(type(mixed_models))
+    moved.folder = folder
+    return moved.recipe("sta"), folder

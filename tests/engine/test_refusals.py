@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from refusing import change, described, refused
 from safetensors.torch import load_file, save_file
 
 from sta_kernels.checkpoint import ImportanceMetadata
@@ -16,34 +17,6 @@ from sta_kernels.engine.journal import JOURNAL_NAME
 from sta_kernels.engine.lock import locked
 from sta_kernels.errors import InputError, RunError
 from sta_kernels.methods.statistics import Summary
-
-
-@pytest.fixture
-def own(mixed_models: Any, tmp_path: Path) -> tuple[dict[str, Any], Path]:
-    """A recipe over files that a test may change, and their folder."""
-    folder = tmp_path / "in"
-    shutil.copytree(mixed_models.folder, folder)
-    moved = type(mixed_models).__new__(type(mixed_models))
-    moved.folder = folder
-    return moved.recipe("sta"), folder
-
-
-def change(path: Path, **tensors: torch.Tensor | None) -> None:
-    """Replace, add or (None) remove tensors of a file."""
-    stored = load_file(path)
-    for name, tensor in tensors.items():
-        if tensor is None:
-            del stored[name.replace("__", ".")]
-        else:
-            stored[name.replace("__", ".")] = tensor
-    save_file(stored, path, metadata={"format": "pt"})
-
-
-def refused(recipe: Any, out: Path, *parts: str, **keywords: Any) -> None:
-    with pytest.raises(InputError) as caught:
-        merge_checkpoints(recipe, out, **keywords)
-    for part in parts:
-        assert part in str(caught.value)
 
 
 @pytest.mark.parametrize(("value", "said"), [(float("nan"), "is nan at [0, 5]"), (float("-inf"), "is -inf at [0, 5]")])
@@ -102,18 +75,6 @@ def test_an_importance_that_overflows(own: Any, tmp_path: Path) -> None:
     recipe = {**recipe, "parameters": {"measure": "lp_amp"}}
     refused(recipe, tmp_path / "out", "model1", "'layers.0.norm.weight'", "(lp_amp) overflows float32")
     merge_checkpoints(recipe, tmp_path / "out", allow_nonfinite=True)
-
-
-def described(path: Path, change: Any, claim: Any = None) -> None:
-    """Give an importance file statistics, then change its tensors and carry the metadata along."""
-    stored = load_file(path)
-    table = {
-        name: claim or Summary(x.min().item(), x.max().item(), float(x.float().mean()))
-        for name, x in stored.items()
-        if x.numel()
-    }
-    metadata = ImportanceMetadata("lp", 32, "0" * 32, "0", table).to_metadata()
-    save_file({name: change(x) for name, x in stored.items()}, path, metadata=metadata)
 
 
 @pytest.mark.parametrize("normalise", ["minmax", "mean"])
@@ -179,19 +140,6 @@ def test_wrong_measure(own: Any, tmp_path: Path) -> None:
     path = folder / "model1" / "importance.safetensors"
     save_file(load_file(path), path, metadata=ImportanceMetadata("lp_amp", 32, "0" * 32, "0").to_metadata())
     refused({**recipe, "parameters": {"measure": "lp_amp"}}, tmp_path / "out", str(folder / "model1"), "lp_amp")
-
-
-@pytest.mark.parametrize("parameters", [{}, {"measure": "lp_amp"}])
-@pytest.mark.parametrize("method", ["sta", "sta_forget"])
-def test_negative_importance(own: Any, method: str, parameters: dict[str, Any], tmp_path: Path) -> None:
-    recipe, folder = own
-    path = folder / "model0" / "importance.safetensors"
-    change(path, layers__0__norm__weight=-load_file(path)["layers.0.norm.weight"])
-    recipe = {**recipe, "merge_method": method, "parameters": parameters}
-    if method == "sta_forget":
-        recipe["models"] = recipe["models"][:1]
-    refused(recipe, tmp_path / "out", str(path), "'layers.0.norm.weight'", "never negative: is this a model?")
-    assert not (tmp_path / "out").exists()
 
 
 def test_importance_and_model_in_each_others_place(own: Any, tmp_path: Path) -> None:
