@@ -11,7 +11,7 @@ from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.methods.base import Method, ModelData, Operands, Parameter, Place, Roles, Settings
 from sta_kernels.methods.linear import divisor
-from sta_kernels.methods.parameters import WEIGHT, number, quantile
+from sta_kernels.methods.parameters import WEIGHT, nonnegative, quantile
 
 _RESERVE = 32 << 20
 """Bytes that the libraries of linear algebra hold per thread."""
@@ -37,7 +37,9 @@ class RegMean(Method):
             "off_diagonal", quantile, 1.0, summary="factor of the off-diagonal entries of Gram matrices, in [0, 1]"
         ),
         WEIGHT,
-        Parameter("jitter", number, 1e-7, summary="share of the mean diagonal entry that is added to the diagonal"),
+        Parameter(
+            "jitter", nonnegative, 1e-7, summary="share of the mean diagonal entry that is added to the diagonal"
+        ),
     )
     tier = "C"
     whole = True

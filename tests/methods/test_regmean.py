@@ -97,6 +97,30 @@ def test_files_and_memory_and_any_number_of_threads(tmp_path: Path, dtype: torch
     assert sk.verify(tmp_path / "out1") == []
 
 
+def test_a_layer_that_is_wider_than_tall(tmp_path: Path):
+    """Its Gram matrices are far larger than the layer, and have to fit a worker's buffers."""
+    models = [{"w": torch.randn(8, 2048, generator=torch.Generator().manual_seed(i))} for i in range(2)]
+    inputs = [torch.randn(9, 2048, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    grams = [{"w": x.T @ x / 9} for x in inputs]
+    recipe = recipe_of(tmp_path, models, grams)
+    plan = sk.merge_checkpoints(recipe, tmp_path / "out", dry_run=True)
+    assert isinstance(plan, sk.Plan)
+    assert plan.budget.arena >= 2 * 4 * 2048 * 2048
+    sk.merge_checkpoints(recipe, tmp_path / "out", threads=1)
+    merged = sk.merge(None, models, method="regmean", importances=grams)["w"]
+    assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")["w"], merged)
+
+
+@pytest.mark.parametrize("gram", [torch.zeros(3, 3), torch.diag(torch.tensor([1.0, 0, 0])), torch.eye(3)])
+def test_without_jitter(gram: torch.Tensor):
+    """A sum that is singular gets the least that makes it definite; one that is not gets none."""
+    models = [{"w": torch.randn(4, 3, generator=torch.Generator().manual_seed(i))} for i in range(2)]
+    merged = sk.merge(None, models, method="regmean", importances=[{"w": gram}] * 2, jitter=0)["w"]
+    torch.testing.assert_close(merged, (models[0]["w"] + models[1]["w"]) / 2)
+    with pytest.raises(sk.InputError, match=r"jitter: expected a number, zero or more, got -0.1"):
+        sk.merge(None, models, method="regmean", importances=[{"w": gram}] * 2, jitter=-0.1)
+
+
 def test_the_plan_says_what_is_averaged(tmp_path: Path):
     recipe = recipe_of(tmp_path, *models_and_grams(2))
     plan = sk.merge_checkpoints(recipe, tmp_path / "out", dry_run=True)
