@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ class Coefficients(str):
         Raises:
             ValueError: nothing in it, numbers that float32 does not hold, or rows of different lengths.
         """
-        own = None if shared is None else tuple(map(number, shared))
-        rows = {name: tuple(map(number, row)) for name, row in (tensors or {}).items()}
+        own = None if shared is None else _numbers("shared", shared)
+        rows = {name: _numbers(name, row) for name, row in (tensors or {}).items()}
         lengths = {len(row) for row in (*rows.values(), *(() if own is None else (own,)))}
         if len(lengths) != 1 or 0 in lengths:
             raise ValueError("expected one coefficient per model, as many for every tensor")
@@ -59,27 +59,40 @@ class Coefficients(str):
         """One coefficient per task; None for a tensor that has none."""
         return self.tensors.get(tensor, self.shared)
 
-    def to_json(self) -> str:
-        """The content of a file; every number reads back as itself."""
+    def table(self) -> dict[str, Any]:
+        """The content of a file."""
         table: dict[str, Any] = {_FORMAT_KEY: _FORMAT}
         if self.shared is not None:
             table["shared"] = self.shared
         if self.tensors:
             table["tensors"] = self.tensors
-        return json.dumps(table, indent=1) + "\n"
+        return table
+
+    def to_json(self) -> str:
+        """That content as text; every number reads back as itself."""
+        return json.dumps(self.table(), indent=1) + "\n"
+
+
+def _numbers(name: str, row: Any) -> tuple[float, ...]:
+    if isinstance(row, str | Mapping) or not isinstance(row, Iterable):
+        raise ValueError(f"{name!r}: expected one coefficient per model, got {row!r}")
+    return tuple(map(number, row))
 
 
 def coefficients(value: Any) -> Coefficients:
-    """A file of coefficients by its path, or the same as data: a list for all tensors, or lists by tensor."""
+    """A file of coefficients by its path, or the same as data: a list for all tensors, or lists by tensor.
+
+    A file's content is taken as well.
+    """
     if isinstance(value, Coefficients):
         return value
     if isinstance(value, str | os.PathLike):
         return _read(Path(value))
     if isinstance(value, Mapping):
-        return Coefficients.of(tensors=value)
+        return _of_table(value) if _FORMAT_KEY in value else Coefficients.of(tensors=value)
     if isinstance(value, Sequence):
         return Coefficients.of(value)
-    raise ValueError(f"expected the path of a file, a list, or lists by tensor, got {value!r}")
+    raise ValueError(f"expected the path of a file (in Python also a list, or lists by tensor), got {value!r}")
 
 
 def _read(path: Path) -> Coefficients:
@@ -89,12 +102,19 @@ def _read(path: Path) -> Coefficients:
         raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: no file of coefficients: {error}") from None
-    if not isinstance(table, dict) or table.get(_FORMAT_KEY) != _FORMAT:
-        raise ValueError(f"{path}: no file of coefficients of format {_FORMAT}")
     try:
-        return Coefficients.of(table.get("shared"), table.get("tensors"))
-    except (TypeError, ValueError, AttributeError) as error:
+        return _of_table(table)
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _of_table(table: Any) -> Coefficients:
+    if not isinstance(table, Mapping) or table.get(_FORMAT_KEY) != _FORMAT:
+        raise ValueError(f"no file of coefficients of format {_FORMAT}")
+    tensors = table.get("tensors")
+    if tensors is not None and not isinstance(tensors, Mapping):
+        raise ValueError(f"tensors: expected lists by name, got {tensors!r}")
+    return Coefficients.of(table.get("shared"), tensors)
 
 
 class AdaMergingMethod(Method):
@@ -115,6 +135,18 @@ class AdaMergingMethod(Method):
         if table.n_models != n_models:
             raise InputError(f"adamerging: coefficients: {table.n_models} per tensor for {n_models} models")
 
+    def check_place(self, settings: Settings, place: Place) -> None:
+        """Coefficients for every tensor."""
+        self._row(settings, place)
+
+    @staticmethod
+    def _row(settings: Settings, place: Place) -> tuple[float, ...]:
+        table: Coefficients = settings.shared["coefficients"]
+        row = table.row(place.tensor)
+        if row is None:
+            raise InputError(f"adamerging: coefficients: none for {place.tensor!r}; exclude it to copy the base's")
+        return row
+
     def apply(
         self,
         backend: Backend,
@@ -128,9 +160,7 @@ class AdaMergingMethod(Method):
         threads: int,
     ) -> None:
         """One weighted sum of differences."""
-        weights = settings.shared["coefficients"].row(place.tensor)
-        if weights is None:
-            raise InputError(f"adamerging: coefficients: none for {place.tensor!r}; exclude it to copy the base's")
+        weights = self._row(settings, place)
         backend.weighted_sum(
             operands.base, operands.models, weights=weights, divisor=1.0, lambda_=1.0, out=out, threads=threads
         )

@@ -50,8 +50,16 @@ def tensor(name: str, value: Any) -> Tensor:
 
 
 def per_model(weight: float | Sequence[float], n_models: int) -> list[float]:
-    """One weight per model; a single number serves all."""
-    return list(weight) if isinstance(weight, Sequence) else [weight] * n_models
+    """One weight per model; a single number serves all.
+
+    Raises:
+        ValueError: something else than numbers.
+    """
+    weights = list(weight) if isinstance(weight, Sequence) else [weight] * n_models
+    for each in weights:
+        if not isinstance(each, (int, float, np.integer, np.floating)):
+            raise ValueError(f"weight: expected a number, or a list of them, got {each!r}")
+    return weights
 
 
 def floating(name: str, tensor: Tensor) -> None:

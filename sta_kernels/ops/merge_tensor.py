@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from sta_kernels import methods
 from sta_kernels.kernels import get_backend
 from sta_kernels.kernels.buffers import Buffer, room_on
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
+from sta_kernels.methods.adamerging import Coefficients
 from sta_kernels.methods.base import REQUIRED, Method, Operands, Parameter, Place
 from sta_kernels.methods.run import Piece, merge_pieces
 from sta_kernels.ops import _checks as check
@@ -68,7 +71,30 @@ def merge_tensor(
 
 @torch.compiler.assume_constant_result
 def _encoded(parameters: dict[str, Any]) -> str:
-    return json.dumps(parameters)
+    return json.dumps({name: _plain(name, value) for name, value in parameters.items()})
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A parameter's value as JSON has it, from what :func:`sta_kernels.merge` takes.
+
+    Raises:
+        ValueError: neither numbers, text, a path, a table, nor any of these in a list or by name.
+    """
+    if isinstance(value, Coefficients):
+        return value.table()
+    if isinstance(value, np.bool_ | np.integer):
+        return value.item()
+    if isinstance(value, np.floating):
+        return float(str(value))
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(name, each) for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_plain(name, each) for each in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"{name}: expected a number, text, or a list of them, got {value!r}")
 
 
 def function_of(method: Method) -> Any:

@@ -240,6 +240,8 @@ def test_refusals(net: Net, tmp_path: Path, FX: Any):
         ({"v": [1, 1, 1]}, "none for 'w'; exclude it"),
         ({"v": [1, 1, 1], "w": [1]}, "one coefficient per model, as many for every tensor"),
         ([], "one coefficient per model"),
+        ({"w": 0.3}, "'w': expected one coefficient per model, got 0.3"),
+        ({"w": "123"}, "'w': expected one coefficient per model, got '123'"),
         (3, "expected the path of a file"),
         (str(tmp_path / "absent.json"), "cannot be read"),
         (str(tmp_path / "broken.json"), "no file of coefficients"),
