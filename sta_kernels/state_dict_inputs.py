@@ -127,8 +127,9 @@ def gather(
     if not roles.importance:
         importances = ()
     elif importances is None:
-        other = ' (or use measure="amp")' if "measure" in settings.shared else ""
-        raise InputError(f"{method.name}: importances: none given{other}")
+        found = method.data.alternative(settings)
+        other = "" if found is None else f"; or use {found[0]}={found[1]!r}"
+        raise InputError(f"{method.name}: importances: none given ({method.data.written_by} makes them{other})")
     elif isinstance(importances, Mapping):
         raise InputError(f"{method.name}: importances: expected a list of state dicts, got a single one")
     elif len(importances) != len(models):

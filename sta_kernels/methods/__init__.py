@@ -132,7 +132,7 @@ def _one_per_model(method: Method, parameter: Parameter, value: Any, n_models: i
 def _checked(method: Method, parameter: Parameter, value: Any, label: str) -> Any:
     if value is None:
         if parameter.default is REQUIRED:
-            raise InputError(f"{method.name}: {label} is required")
+            raise InputError(f"{method.name}: {label} is required ({parameter.summary})")
         return parameter.default
     try:
         return parameter.check(value)

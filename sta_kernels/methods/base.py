@@ -82,6 +82,8 @@ class ModelData:
             frozen, and every model must agree on them.
     """
 
+        written_by: what makes such a file.
+        instead: parameter and value with which none is needed, if there are any.
     name: str = "importance"
     shape: Callable[[tuple[int, ...]], tuple[int, ...] | None] = _same_shape
     measures: tuple[str, ...] = ("lp", "amp", "lp_amp", "gradient", "fisher")
@@ -89,12 +91,18 @@ class ModelData:
     without: str | None = None
 
     @property
+    written_by: str = "sk.importance"
+    instead: tuple[str, Any] | None = None
     def elementwise(self) -> bool:
         """Whether it holds one value per entry of the tensor."""
         return self.shape is _same_shape
 
 
 @dataclass(frozen=True)
+    def alternative(self, settings: Settings) -> tuple[str, Any] | None:
+        """Parameter and value with which no such file is needed."""
+        return ("measure", "amp") if "measure" in settings.shared else self.instead
+
 class Settings:
     """Checked parameter values for one tensor: ``shared[name]`` and, one per model, ``per_model[name][i]``."""
 

@@ -12,7 +12,7 @@ from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.kernels.formula import Formula, FormulaSource
-from sta_kernels.methods.base import Method, Operands, Parameter, Place, Roles, Settings
+from sta_kernels.methods.base import Method, ModelData, Operands, Parameter, Place, Roles, Settings
 from sta_kernels.methods.parameters import WEIGHT, boolean, choice, nonnegative
 from sta_kernels.methods.statistics import Mean, Statistic, Sum
 from sta_kernels.methods.subjects import Importance, SquaredImportance
@@ -38,6 +38,8 @@ class Fisher(Method):
         Parameter("epsilon", nonnegative, 1e-6, summary="added to the information"),
         Parameter("epsilon_of", choice("mean", "absolute"), "mean", summary="what epsilon is a multiple of"),
     )
+
+    data = ModelData(written_by="sk.FisherInformation")
 
     def roles(self, settings: Settings) -> Roles:
         """Models and their information."""

@@ -43,7 +43,9 @@ class RegMean(Method):
     )
     tier = "C"
     whole = True
-    data = ModelData("Gram matrix", gram_shape, ("gram",), signed=True, without="averaged")
+    data = ModelData(
+        "Gram matrix", gram_shape, ("gram",), signed=True, without="averaged", written_by="sk.GramMatrices"
+    )
 
     def prepare(self) -> None:
         """Import torch."""

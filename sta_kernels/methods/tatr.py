@@ -10,7 +10,7 @@ import numpy as np
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.kernels.formula import Formula, FormulaSource
-from sta_kernels.methods.base import Method, Operands, Parameter, Place, Roles, Settings
+from sta_kernels.methods.base import Method, ModelData, Operands, Parameter, Place, Roles, Settings
 from sta_kernels.methods.parameters import WEIGHT, boolean, number, quantile
 from sta_kernels.methods.quantile import exact
 from sta_kernels.methods.statistics import OrderStatistic, Statistic
@@ -31,6 +31,11 @@ class Tatr(Method):
         Parameter("zero_shot", boolean, False, summary="use |τ| where no gradients at the base were gathered"),
         WEIGHT,
         Parameter("lambda_", number, 0.3, summary="factor of the sum over the models"),
+    )
+
+    data = ModelData(
+        written_by='sk.importance(…, measure="gradient") of the base',
+        instead=("zero_shot", True),
     )
 
     def roles(self, settings: Settings) -> Roles:

@@ -174,10 +174,12 @@ class Recipe:
         if self.method.roles(settings).importance:
             for spec in self.models:
                 if spec.importance is None:
-                    other = ", or `measure: amp`, which needs none" if "measure" in settings.shared else ""
+                    data = self.method.data
+                    found = data.alternative(settings)
+                    other = f", or `{found[0]}: {str(found[1]).lower()}`, which needs none" if found else ""
                     raise InputError(
                         f"{spec.where}: no importance, which {self.method_name} needs for {tensor_name}; add "
-                        f"`parameters: {{importance: FILE}}` to the model{other}"
+                        f"`parameters: {{importance: FILE}}` to the model ({data.written_by} writes it){other}"
                     )
         return settings
 

@@ -73,7 +73,7 @@ def test_a_scalar_that_is_not_finite() -> None:
 @pytest.mark.parametrize(
     ("importances", "message"),
     [
-        (None, 'none given (or use measure="amp")'),
+        (None, "none given (sk.importance makes them; or use measure='amp')"),
         ([], "0 given for 2 models"),
         ([GOOD] * 3, "3 given for 2 models"),
         (GOOD, "expected a list of state dicts, got a single one"),

@@ -39,6 +39,23 @@ def test_an_unknown_method_is_held_against_the_known() -> None:
         methods.get("tie")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("sta", "sk.importance makes them; or use measure='amp'"),
+        ("fisher", "sk.FisherInformation makes them"),
+        ("tatr", 'sk.importance(…, measure="gradient") of the base makes them; or use zero_shot=True'),
+    ],
+)
+def test_missing_importances_are_said_how_to_make(name: str, message: str) -> None:
+    from sta_kernels.state_dict_inputs import gather
+
+    method = methods.get(name)
+    with pytest.raises(InputError) as caught:
+        gather(method, methods.resolve(method, 2), {}, [{}, {}], None, None)
+    assert str(caught.value) == f"{name}: importances: none given ({message})"
+
+
 def test_methods_do_not_import_torch() -> None:
     program = "import sys; from sta_kernels import methods; methods.names(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -222,7 +222,9 @@ def test_a_model_without_gram_matrices_is_refused(tmp_path: Path):
     models, grams = models_and_grams(2)
     recipe = recipe_of(tmp_path, models, grams)
     del recipe["models"][1]["parameters"]
-    with pytest.raises(sk.InputError, match=r"which regmean needs .* \{importance: FILE\}` to the model$"):
+    with pytest.raises(
+        sk.InputError, match=r"which regmean needs .* FILE\}` to the model \(sk\.GramMatrices writes it\)$"
+    ):
         sk.merge_checkpoints(recipe, tmp_path / "out")
-    with pytest.raises(sk.InputError, match=r"regmean: importances: none given$"):
+    with pytest.raises(sk.InputError, match=r"regmean: importances: none given \(sk\.GramMatrices makes them\)$"):
         sk.merge(None, models, method="regmean")

@@ -1,4 +1,4 @@
-"""How many models a recipe lists: what is said of another number, and of as many values."""
+"""What a recipe is told that lists another number of models, as many values as models, or no importance."""
 
 from __future__ import annotations
 
@@ -63,3 +63,27 @@ def test_a_list_of_one_value_per_model_is_noted_as_a_gradient():
     assert notes("", "[{model: a, parameters: {weight: [0, 1]}}, {model: b}]") == []
     by_filter = "parameters: {weight: [{filter: q, value: 1}, {value: 2}]}\n"
     assert notes(by_filter) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "made"),
+    [
+        ("sta", "(sk.importance writes it), or `measure: amp`, which needs none"),
+        ("fisher", "(sk.FisherInformation writes it)"),
+        ("regmean", "(sk.GramMatrices writes it)"),
+        (
+            "tatr",
+            '(sk.importance(…, measure="gradient") of the base writes it), or `zero_shot: true`, which needs none',
+        ),
+    ],
+)
+def test_what_makes_an_importance_that_is_missing(method: str, made: str):
+    recipe = Recipe.parse(f"merge_method: {method}\nbase_model: a\nmodels: [{{model: b}}, {{model: c}}]\n")
+    with pytest.raises(InputError) as caught:
+        recipe.settings("w")
+    assert str(caught.value).endswith(f" to the model {made}")
+
+
+def test_learned_coefficients_that_are_missing():
+    with pytest.raises(InputError, match=r"coefficients is required \(.*AdaMerging"):
+        Recipe.parse("merge_method: adamerging\nbase_model: a\nmodels: [{model: b}]\n")

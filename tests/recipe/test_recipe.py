@@ -230,7 +230,7 @@ def swap(old: str, new: str) -> Callable[[str], str]:
         (drop("merge_method"), "r.yaml: merge_method is missing; one of "),
         (drop("base_model"), "base_model is missing; sta merges differences"),
         (lambda text: text.split("models:")[0], "models is missing"),
-        (swap("merge_method: sta", "merge_method: stab"), "r.yaml:1: merge_method: unknown method 'stab' (did you mean `sta`"),
+        (swap("merge_method: sta", "merge_method: stab"), "r.yaml:1: merge_method: unknown method 'stab' (did you"),
         (swap("merge_method: sta", "merge_method: ramplus_tl"), "ramplus_tl is a mergekit method that this version"),
         (swap("merge_method: sta", "merge_method: [sta]"), "r.yaml:1: merge_method: expected a string, not a list"),
         (swap("exclude:", "exlude:"), "r.yaml:9: exlude: not understood; did you mean `exclude`?"),
