@@ -166,6 +166,8 @@ def test_gates_by_rank(row: int, chances: tuple[int, int], scaled: bool, monkeyp
     size = row * max(3, 300 // row)
     base, model = (values(rng, dtype, size, special=0.05) for dtype in (F32, BF16))
     model.array[rng.random(size) < 0.3] = model.array[0]
+    wrong = rng.random(size) < 0.1
+    model.array[wrong] = rng.choice([0x7FC1, 0x7FFF, 0xFFC0], int(wrong.sum()))  # NaN, all of one rank
     base.array[rng.random(size) < 0.5] = 0.0
     monkeypatch.setattr(triton_backend, "COPIES", 48 * 210)  # some rows at a time
     for offset in (0, 5, 1 << 40):
