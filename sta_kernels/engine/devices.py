@@ -127,7 +127,8 @@ def _gpu(device: str, reason: str, forced: str | None, asked: str = "") -> Place
             "variable"
         )
     if problem is not None:
-        raise InputError(f"device: {device} cannot serve: {problem}")
+        advice = "leave out --cuda (or --device): the CPU gives the same bits"
+        raise InputError(f"device: {device} cannot serve: {problem}; {advice}")
     import torch
 
     count = torch.cuda.device_count()
