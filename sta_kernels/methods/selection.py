@@ -239,12 +239,15 @@ def _check_model(
     for name, entry in entries.items():
         if name not in template and entry.dtype not in COPIED_DTYPES and not matches(name, exclude):
             raise InputError(f"{label}: {name!r} is not in {template_label}; exclude it to leave it out")
-    differing = sum(
-        tuple(entries[key].shape) != tuple(template[name].shape) for name, key in stored.items() if key is not None
-    )
+    differing = [
+        name
+        for name, key in stored.items()
+        if key is not None and tuple(entries[key].shape) != tuple(template[name].shape)
+    ]
+    more = f" ({len(differing) - 4} more differ)" if len(differing) > 4 else ""
+    advice = f"; to copy the base's, add `exclude: [{', '.join(differing[:4])}]`{more}"
     for name, key in stored.items():
         if key is not None:
-            advice = "; exclude it to copy the base's" + (f" ({differing - 1} more differ)" if differing > 1 else "")
             _check_same(label, key, entries[key], template_label, template[name], advice)
 
 

@@ -113,9 +113,9 @@ def test_shapes(own: Any, tmp_path: Path) -> None:
     recipe, folder = own
     change(folder / "model1" / "model.safetensors", layers__0__norm__weight=torch.ones(41))
     refused(recipe, tmp_path / "out", str(folder / "model1"), "'layers.0.norm.weight'", "[41]", "[40]")
-    refused(recipe, tmp_path / "out", "[40]; exclude it to copy the base's")
+    refused(recipe, tmp_path / "out", "[40]; to copy the base's, add `exclude: [layers.0.norm.weight]`")
     change(folder / "model1" / "model.safetensors", layers__1__norm__weight=torch.ones(42))
-    refused(recipe, tmp_path / "out", "exclude it to copy the base's (1 more differ)")
+    refused(recipe, tmp_path / "out", "add `exclude: [layers.0.norm.weight, layers.1.norm.weight]`")
 
 
 def test_importance_of_a_trained_entry(own: Any, tmp_path: Path) -> None:
