@@ -209,6 +209,8 @@ class _Merging:
         shapes = {name: tuple(inputs.template.tensors[name].shape) for name in selection.merged}
         parts = [segment for name, shape in shapes.items() for segment in segments(name, shape, split)]
         self._places = places(parts)
+        for place in self._places.values():
+            method.check_place(settings, place)
         self._earlier = self._shared_results(parts)
 
     def merge(

@@ -80,29 +80,29 @@ class ModelData:
         signed: whether its values may be negative.
         without: what becomes of tensors for which no file holds anything, as a note says it; None where they count as
             frozen, and every model must agree on them.
-    """
-
         written_by: what makes such a file.
         instead: parameter and value with which none is needed, if there are any.
+    """
+
     name: str = "importance"
     shape: Callable[[tuple[int, ...]], tuple[int, ...] | None] = _same_shape
     measures: tuple[str, ...] = ("lp", "amp", "lp_amp", "gradient", "fisher")
     signed: bool = False
     without: str | None = None
-
-    @property
     written_by: str = "sk.importance"
     instead: tuple[str, Any] | None = None
+
+    @property
     def elementwise(self) -> bool:
         """Whether it holds one value per entry of the tensor."""
         return self.shape is _same_shape
 
-
-@dataclass(frozen=True)
     def alternative(self, settings: Settings) -> tuple[str, Any] | None:
         """Parameter and value with which no such file is needed."""
         return ("measure", "amp") if "measure" in settings.shared else self.instead
 
+
+@dataclass(frozen=True)
 class Settings:
     """Checked parameter values for one tensor: ``shared[name]`` and, one per model, ``per_model[name][i]``."""
 
@@ -193,6 +193,9 @@ class Method:
 
     def check(self, settings: Settings, n_models: int) -> None:
         """Raise InputError where values do not go together; warn where they cannot do what their names promise."""
+
+    def check_place(self, settings: Settings, place: Place) -> None:
+        """Raise InputError where the values do not serve a tensor; called before any is merged."""
 
     def roles(self, settings: Settings) -> Roles:
         """Operands that are read: the base and the models, unless a method says otherwise."""
