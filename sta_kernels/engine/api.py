@@ -17,7 +17,7 @@ from sta_kernels.engine.destination import check_place, finished_merge, making, 
 from sta_kernels.engine.devices import Kernels, open_kernels, place
 from sta_kernels.engine.digests import InputDigests
 from sta_kernels.engine.executor import Executor
-from sta_kernels.engine.groups import group_runs
+from sta_kernels.engine.groups import GroupRun, group_runs
 from sta_kernels.engine.inputs import Inputs
 from sta_kernels.engine.jobs import Plan
 from sta_kernels.engine.journal import JOURNAL_NAME, Journal, Records, read_journal
@@ -214,11 +214,18 @@ class _Merge:
                 if not run.finished:
                     yield run
 
+        groups: list[GroupRun] = []
+
+        def grouped() -> Iterator[GroupRun]:
+            """The same of blocks, or the model."""
+            for run in group_runs(plan, method, executor.reduce, executor):
+                groups.append(run)
+                yield run
+
         arena = partial(self._kernels.arena, budget.arena)
-        groups = group_runs(plan, method, executor.reduce, executor)
-        if groups:
-            run_activities(groups, budget.threads, arena, self._tick("statistics", plan.bytes_shared))
-        earlier.update((member, run.results) for run in groups for member in run.members)
+        if plan.bytes_shared:
+            run_activities(grouped(), budget.threads, arena, self._tick("statistics", plan.bytes_shared))
+            earlier.update((member, run.results) for run in groups for member in run.members)
         run_activities(unfinished(), budget.threads, arena, self._tick("merge", plan.bytes_read - plan.bytes_shared))
         unread = digests.incomplete()
         if unread:

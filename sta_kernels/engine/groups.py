@@ -10,7 +10,7 @@ from sta_kernels.engine.memory import Arena, Budget
 from sta_kernels.engine.runs import Range, Reading, Reduce, tile_units, tiles, wanted_by
 from sta_kernels.methods.accumulators import Accumulator
 from sta_kernels.methods.base import Method
-from sta_kernels.methods.groups import Group, group, shared_round
+from sta_kernels.methods.groups import Group, Member, differing, group, shared_round
 from sta_kernels.methods.selection import Segment
 from sta_kernels.methods.statistics import Statistic
 
@@ -69,9 +69,8 @@ class GroupRun:
 
     def _start_round(self) -> bool:
         """Declare the next statistics; True where none are left."""
-        members = [(job.tensor, job.settings, job.place) for job in self._jobs if job.settings is not None]
         n_models = len(self._jobs[0].of_role("model"))
-        declared = shared_round(self._method, members, n_models, self.results)
+        declared = shared_round(self._method, _members(self._jobs), n_models, self.results)
         count = sum(job.size for job in self._jobs)
         for statistic in declared:
             self._pending[len(self.results)] = (statistic, statistic.accumulator(count, self._shared.extent))
@@ -129,19 +128,63 @@ class GroupRun:
         return self.finished
 
 
-def group_runs(plan: Plan, method: Method, reduce: Reduce, check: Check) -> list[GroupRun]:
-    """The groups whose statistics a plan needs, none where every segment stands for itself."""
-    merged = {i: job for i, job in enumerate(plan.jobs) if job.action == "merge"}
-    scopes = {scope_of(job, method) for job in merged.values()} - {"segment"}
-    runs = []
-    for scope in sorted(scopes):
-        members = {
-            i: Segment(job.name, job.tensor, None, job.start, job.stop, job.place.shape)
-            for i, job in merged.items()
-            if scope_of(job, method) == scope
-        }
-        runs += [GroupRun(shared, plan.jobs, method, plan.budget, reduce, check) for shared in group(scope, members)]
-    return runs
+def group_runs(plan: Plan, method: Method, reduce: Reduce, check: Check) -> Iterator[GroupRun]:
+    """The groups whose statistics a plan needs, each made as its turn comes: accumulators take memory."""
+    for shared in _groups(plan.jobs, method):
+        yield GroupRun(shared, plan.jobs, method, plan.budget, reduce, check)
+
+
+def plan_groups(jobs: Sequence[Job], method: Method, threads: int) -> int:
+    """Check what the statistics over blocks or the model will be, and say how many bytes their accumulators hold.
+
+    Workers that have to wait for one group go on with the next, so that as many may be open as there are workers.
+
+    Args:
+        jobs: of the plan.
+        method: of the plan.
+        threads: most workers.
+
+    Raises:
+        InputError: parameters that must be the same for all tensors of a group differ.
+    """
+    held = []
+    for shared in _groups(jobs, method):
+        rounds = [[each.held(shared.extent) for each in round_] for round_ in _rounds(shared, jobs, method)]
+        held.append(max(sum(round_) + max(round_) for round_ in rounds))  # a sum is folded in a copy
+    return sum(sorted(held)[-threads:])
+
+
+def _groups(jobs: Sequence[Job], method: Method) -> list[Group[int]]:
+    """Segments that share their first round; none where every segment stands for itself."""
+    merged = {i: job for i, job in enumerate(jobs) if job.action == "merge"}
+    scopes = {i: scope_of(job, method) for i, job in merged.items()}
+    segments = {
+        i: Segment(job.name, job.tensor, None, job.start, job.stop, job.place.shape) for i, job in merged.items()
+    }
+    found = []
+    for scope in sorted({*scopes.values()} - {"segment"}):
+        for shared in group(scope, segments):
+            sharing = [i for i in shared.offsets if scopes[i] == scope]
+            others = [i for i in shared.offsets if scopes[i] != scope]
+            if sharing and others:
+                one, other = _members([jobs[sharing[0]], jobs[others[0]]])
+                raise differing(method, scope, one, other, len(jobs[sharing[0]].of_role("model")))
+            found += [shared] if sharing else []
+    return found
+
+
+def _rounds(shared: Group[int], jobs: Sequence[Job], method: Method) -> Iterator[tuple[Statistic, ...]]:
+    """What a group will declare, round by round."""
+    members = _members([jobs[i] for i in shared.offsets])
+    n_models = len(jobs[next(iter(shared.offsets))].of_role("model"))
+    earlier: list[Any] = []
+    while declared := shared_round(method, members, n_models, earlier):
+        yield declared
+        earlier += [statistic.unknown for statistic in declared]
+
+
+def _members(jobs: Sequence[Job]) -> list[Member]:
+    return [(job.tensor, job.settings, job.place) for job in jobs if job.settings is not None]
 
 
 def scope_of(job: Job, method: Method) -> str:

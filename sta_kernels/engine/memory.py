@@ -153,6 +153,7 @@ class Budget:
         device_free: int | None = None,
         whole_bytes: int = 0,
         workspace: int = 0,
+        shared: int = 0,
     ) -> Budget:
         """Divide what is left of the limit among the workers.
 
@@ -165,6 +166,7 @@ class Budget:
             device_free: bytes that are free on a device with memory of its own; half of them may be taken.
             whole_bytes: operands, masks and output of the largest segment, or part of one, that must not be divided.
             workspace: bytes that such a segment's masks and rule take besides.
+            shared: bytes that statistics over several segments hold, whatever the number of workers.
 
         Raises:
             InputError: less than the least limit, or than this process holds already; a device that is full.
@@ -174,10 +176,10 @@ class Budget:
         reserve = sizes.reserve + workspace
         least = reserve + sizes.in_main_memory * max(sizes.least, page_align(whole_bytes))
         if max_memory is None:
-            limit = max(default_limit(), baseline + _RESERVE + least)
+            limit = max(default_limit(), baseline + _RESERVE + shared + least)
         else:
             limit = parse_size(max_memory, "max_memory")
-        free = limit - baseline - _RESERVE
+        free = limit - baseline - _RESERVE - shared
         workers = min(threads, free // least)
         if limit < LEAST or workers < 1:
             # What a process holds differs a little from run to run: what is asked for must do in the next one too.
@@ -196,7 +198,7 @@ class Budget:
         wanted = max(max(segment_bytes, default=0), sizes.tile + (1 << 20), sizes.least, page_align(whole_bytes))
         arena = _power_of_two(wanted, most) if sizes.staged else min(wanted, most)
         arena -= arena % PAGE
-        held = baseline + _RESERVE + workers * (reserve + sizes.in_main_memory * arena)
+        held = baseline + _RESERVE + shared + workers * (reserve + sizes.in_main_memory * arena)
         whole = arena if sizes.whole is None else min(arena, sizes.whole)
         return cls(limit, baseline, workers, sizes.tile, arena, whole, held, workers * sizes.on_device * arena)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from sta_kernels.checkpoint import TensorEntry, plan_shards
 from sta_kernels.engine.config_edit import Edits
 from sta_kernels.engine.devices import Placement
+from sta_kernels.engine.groups import plan_groups
 from sta_kernels.engine.inputs import Inputs
 from sta_kernels.engine.jobs import Job, Operand, Plan
 from sta_kernels.engine.memory import Budget
@@ -82,7 +83,19 @@ def make_plan(
     undivided = [job for job in placed if job.granule > 1 or job.whole(method)]
     most = max((job.memory(job.least(method)) for job in undivided), default=0)
     working = max((method.workspace(job.place, len(job.of_role("model"))) for job in undivided), default=0)
-    budget = Budget.plan(max_memory, threads, placement.kind, segment_bytes, placement.free, most, working)
+    for job in placed:
+        if job.settings is not None:
+            method.check_place(job.settings, job.place)
+    budget = Budget.plan(
+        max_memory,
+        threads,
+        placement.kind,
+        segment_bytes,
+        placement.free,
+        whole_bytes=most,
+        workspace=working,
+        shared=plan_groups(placed, method, threads),
+    )
     for job in placed:
         check_tile(job, budget)
     shared = sum(statistics_bytes(job, method, ("block", "model")) for job in placed)

@@ -112,6 +112,7 @@ class SumAccumulator:
 
 
 _DIGITS = (11, 11, 10)
+HISTOGRAM_BYTES = (1 << max(_DIGITS)) * 8
 
 
 class SelectAccumulator:

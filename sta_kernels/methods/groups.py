@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import LEAF
-from sta_kernels.methods.base import Method, Place, Settings
+from sta_kernels.methods.base import Method, Parameter, Place, Settings
 from sta_kernels.methods.selection import Segment
 from sta_kernels.methods.statistics import Statistic
 
 _LAYER = re.compile(r"^(.*?\.)?\d+\.")
+Member = tuple[str, Settings, Place]
+"""A tensor of a group."""
 _K = TypeVar("_K", bound=Hashable)
 
 
@@ -75,7 +77,7 @@ def group(scope: str, members: Mapping[_K, Segment]) -> list[Group[_K]]:
 
 def shared_round(
     method: Method,
-    members: Sequence[tuple[str, Settings, Place]],
+    members: Sequence[Member],
     n_models: int,
     earlier: Sequence[Any],
 ) -> tuple[Statistic, ...]:
@@ -84,17 +86,52 @@ def shared_round(
     Raises:
         InputError: two members want different ones, since their parameters differ.
     """
-    first: tuple[Statistic, ...] | None = None
-    for tensor, settings, place in members:
+    first: tuple[Statistic, ...] = ()
+    for i, (_, settings, place) in enumerate(members):
         declared = method.statistics(settings, n_models, place, earlier)
         if declared and declared[0].scope == "segment":
             declared = ()
-        if first is None:
+        if i == 0:
             first = declared
         elif declared != first:
             scope = (declared or first)[0].scope
-            raise InputError(
-                f"{method.name}: {tensor}: with scope: {scope}, values that decide what is kept must be the same for "
-                f"all tensors of the {scope}"
-            )
-    return first or ()
+            raise differing(method, scope, members[0], members[i], n_models, earlier)
+    return first
+
+
+def differing(
+    method: Method,
+    scope: str,
+    one: Member,
+    other: Member,
+    n_models: int,
+    earlier: Sequence[Any] = (),
+) -> InputError:
+    """What to say where two tensors of one block or model want different statistics: the parameters that decide it."""
+    tensor, settings, place = one
+    given = {
+        parameter: (_values(settings, parameter), _values(other[1], parameter))
+        for parameter in method.parameters
+        if _values(settings, parameter) != _values(other[1], parameter)
+    }
+    wanted = method.statistics(settings, n_models, place, earlier)
+    deciding = [
+        parameter
+        for parameter, (_, value) in given.items()
+        if method.statistics(_changed(settings, parameter, value), n_models, place, earlier) != wanted
+    ]
+    keys = " and ".join(parameter.key for parameter in deciding or given) or "data"
+    return InputError(
+        f"{method.name}: {keys}: {tensor!r} and {other[0]!r} differ; since statistics are taken over the {scope}, "
+        f"it must be the same for all tensors of the {scope}"
+    )
+
+
+def _values(settings: Settings, parameter: Parameter) -> Any:
+    return (settings.per_model if parameter.per_model else settings.shared).get(parameter.name)
+
+
+def _changed(settings: Settings, parameter: Parameter, value: Any) -> Settings:
+    if parameter.per_model:
+        return replace(settings, per_model={**settings.per_model, parameter.name: value})
+    return replace(settings, shared={**settings.shared, parameter.name: value})

@@ -19,6 +19,7 @@ from sta_kernels.kernels.buffers import ImportanceSource
 from sta_kernels.kernels.formula import Source
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
 from sta_kernels.methods.accumulators import (
+    HISTOGRAM_BYTES,
     Accumulator,
     CutAccumulator,
     GreaterAccumulator,
@@ -78,6 +79,9 @@ class Statistic(Protocol):
     def accumulator(self, n_elements: int, extent: int) -> Accumulator:
         """A fresh accumulator for so many elements, at offsets below ``extent``."""
 
+    def held(self, extent: int) -> int:
+        """Bytes that an accumulator holds, for offsets below ``extent``."""
+
     @staticmethod
     def of_segments(statistics: Sequence[Any], sources: Sequence[Source], backend: Backend, threads: int) -> list[Any]:
         """Results of statistics of this kind, each over a segment that is in memory, in one call where that is one."""
@@ -95,6 +99,10 @@ class _Reduction:
     def known(self, summary: Summary) -> Any:
         """Not in a file."""
         return None
+
+    def held(self, extent: int) -> int:
+        """A few numbers."""
+        return 0
 
     def _stored(self, summary: Summary) -> bool:
         """Whether the file's figures are this statistic's: of a stored importance, over a tensor, and finite."""
@@ -136,6 +144,10 @@ class Sum(_Reduction):
     def accumulator(self, n_elements: int, extent: int) -> SumAccumulator:
         """A fresh accumulator."""
         return SumAccumulator(extent, self.settle, n_elements)
+
+    def held(self, extent: int) -> int:
+        """A float64 per leaf."""
+        return -(-extent // LEAF) * 8
 
     @staticmethod
     def settle(total: float, n_elements: int) -> float:
@@ -187,6 +199,10 @@ class OrderStatistic(_Reduction):
     def accumulator(self, n_elements: int, extent: int) -> SelectAccumulator:
         """A fresh accumulator."""
         return SelectAccumulator(self.k)
+
+    def held(self, extent: int) -> int:
+        """A histogram."""
+        return HISTOGRAM_BYTES
 
     @staticmethod
     @ieee_arithmetic()
@@ -243,6 +259,10 @@ class TieCut(_Reduction):
     def accumulator(self, n_elements: int, extent: int) -> CutAccumulator:
         """A fresh accumulator."""
         return CutAccumulator(self.value, self.count, n_elements)
+
+    def held(self, extent: int) -> int:
+        """A uint32 per leaf."""
+        return -(-extent // LEAF) * 4
 
     @staticmethod
     @ieee_arithmetic()
