@@ -71,7 +71,9 @@ def _parse(arguments: list[str]) -> tuple[str, list[str]]:
         return arguments[0], arguments[1:]
     import argparse
 
-    parser = argparse.ArgumentParser(
+    from sta_kernels.cli.arguments import Parser
+
+    parser = Parser(
         prog="sta-kernels",
         description="Merge fine-tuned checkpoints with Selective Task Arithmetic and its relatives.",
         epilog=_EPILOG,

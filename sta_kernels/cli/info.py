@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from sta_kernels._version import __version__
+from sta_kernels.cli.arguments import Parser
 from sta_kernels.cli.render import size, table
 from sta_kernels.errors import InputError, RunError
 
@@ -23,7 +24,7 @@ _NO_CORE = (
 
 def parser() -> argparse.ArgumentParser:
     """Arguments of the command."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="sta-kernels info",
         description="Print the version, the backend chosen and why, the native core's build and instruction sets.",
         epilog="example:\n  sta-kernels info\n  sta-kernels info --gpu --json\n\n"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from sta_kernels.cli import mergekit_flags
+from sta_kernels.cli.arguments import Parser
 
 _EPILOG = """\
 example:
@@ -31,7 +32,7 @@ exit codes: 0 done, 1 the machine failed, 2 a mistake in recipe, files or argume
 
 def parser() -> argparse.ArgumentParser:
     """Arguments of the command."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="sta-kernels merge",
         description="Merge checkpoints from disk to disk in bounded memory, as a recipe says.",
         epilog=_EPILOG,
@@ -61,7 +62,9 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--dry-run", action="store_true", help="print the plan, touch nothing")
     result.add_argument("--json", action="store_true", help="with --dry-run: the whole plan as JSON")
-    result.add_argument("--quiet", action="store_true", help="no progress and no summary")
+    result.add_argument(
+        "--quiet", action=argparse.BooleanOptionalAction, default=False, help="no progress and no summary"
+    )
     mergekit_flags.add_arguments(result)
     return result
 
@@ -79,7 +82,8 @@ def run(argv: Sequence[str]) -> int:
     from sta_kernels.recipe import Recipe
 
     started = time.monotonic()
-    recipe = Recipe.load(arguments.recipe)
+    with mergekit_flags.hub_cache(arguments):
+        recipe = Recipe.load(arguments.recipe)
     if arguments.random_seed is not None:
         recipe = recipe.seeded(arguments.random_seed)
     idle = tuple(mergekit_flags.notes(arguments))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 NO_EFFECT = {
     "low_cpu_memory": "tensors are streamed whatever it says; --max-memory is the bound",
@@ -18,9 +20,12 @@ NO_EFFECT = {
     "trust_remote_code": "no code of a model is run",
     "lora_merge_cache": "adapters are added while tensors are read, nothing is cached",
     "lora_merge_dtype": "adapters are added in float32",
+    "verbose": "there is nothing more to say; --dry-run shows the plan, with --json all of it",
 }
 """mergekit's options that are taken and change nothing, and why."""
 WITH_VALUE = {"write_threads": "N", "lora_merge_cache": "DIR", "lora_merge_dtype": "DTYPE"}
+HUB_CACHE = "HF_HUB_CACHE"
+_SHORT = {"verbose": ["-v"]}
 _BILLIONS = re.compile(r"(\d+)b", re.IGNORECASE)
 
 
@@ -42,12 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--safe-serialization", action=both, default=True, help="write safetensors; anything else is refused"
     )
     group.add_argument("--unsafe-truncate-embeddings", action=both, default=False, help="refused: rows would be lost")
+    group.add_argument("--transformers-cache", metavar="DIR", help="the hub cache in which models are looked for")
     for name, reason in NO_EFFECT.items():
         flag = "--" + name.replace("_", "-")
         if name in WITH_VALUE:
             group.add_argument(flag, metavar=WITH_VALUE[name], help=f"no effect: {reason}")
         else:
-            group.add_argument(flag, action=both, default=None, help=f"no effect: {reason}")
+            group.add_argument(*_SHORT.get(name, ()), flag, action=both, default=None, help=f"no effect: {reason}")
 
 
 def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -69,6 +75,22 @@ def device(arguments: argparse.Namespace) -> str:
     if (arguments.cuda or arguments.gpu_rich) and named in (None, "auto"):
         return "cuda"
     return named or "auto"
+
+
+@contextmanager
+def hub_cache(arguments: argparse.Namespace) -> Iterator[None]:
+    """Look for hub ids in the cache that was named; by the variable that is asked first."""
+    if arguments.transformers_cache is None:
+        yield
+        return
+    before = os.environ.get(HUB_CACHE)
+    os.environ[HUB_CACHE] = arguments.transformers_cache
+    try:
+        yield
+    finally:
+        del os.environ[HUB_CACHE]
+        if before is not None:
+            os.environ[HUB_CACHE] = before
 
 
 def shard_size(text: str) -> str:

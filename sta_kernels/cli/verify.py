@@ -6,10 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from sta_kernels.cli.arguments import Parser
+
 
 def parser() -> argparse.ArgumentParser:
     """Arguments of the command."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="sta-kernels verify",
         description="Read every file of a finished merge again and compare its digests with the manifest.",
         epilog="example:\n  sta-kernels verify merged/\n\nexit code 0: all as written; 1: differences, each printed.",

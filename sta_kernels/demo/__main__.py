@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sta_kernels.cli.arguments import Parser
 from sta_kernels.demo.fetch import VIT, WHEELS, default_cache, fetch, read_member
 from sta_kernels.errors import InputError, RunError
 
@@ -40,7 +41,7 @@ class Clock:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="sta-kernels demo",
         description="Fine-tune a pretrained ViT on three image tasks, merge and forget with Selective Task "
         "Arithmetic, and print one table of accuracies. Model and images come from pinned packages.",

@@ -62,7 +62,7 @@ def test_version_and_help(arguments: list[str], code: int, out: str, capsys: pyt
     [
         ([], "COMMAND"),
         (["mrge", "a", "b"], "invalid choice: 'mrge'"),
-        (["--quiet", "merge"], "unrecognized arguments: --quiet"),
+        (["--quiet", "merge"], "unrecognized arguments: --quiet; see `sta-kernels --help`"),
         (["merge", "r.yaml"], "the following arguments are required: OUT"),
         (["merge", "r.yaml", "out", "--threads", "0"], "expected a whole number from 1, got '0'"),
         (["merge", "r.yaml", "out", "--threads", "two"], "expected a whole number from 1, got 'two'"),
@@ -74,7 +74,10 @@ def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.Capt
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == 2
-    assert message in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert err.endswith("--help`\n")
 
 
 def test_a_merge_that_is_interrupted_says_how_it_goes_on(

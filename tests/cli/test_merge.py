@@ -74,7 +74,9 @@ def test_a_forgetting_says_what_it_subtracted(capsys: pytest.CaptureFixture[str]
     Path("recipe.yaml").write_text(forgetting.replace("{p: 0.7}", "{p: 0.7, only_added: true}"))
     code, out, _ = run(capsys, "merge", "recipe.yaml", "out")
     lines = [line for line in out.splitlines() if " of a" in line or " of b" in line]
-    assert code == 0 and len(lines) == 1 and lines[0].startswith("subtracted  ") and lines[0].endswith("% of a")
+    assert (code, len(lines)) == (0, 1)
+    assert lines[0].startswith("subtracted  ")
+    assert lines[0].endswith("% of a")
     Path("recipe.yaml").write_text(forgetting.replace("{p: 0.7}", "{p: 1.0, only_added: true}"))
     assert "subtracted  0.0% of a\n" in run(capsys, "merge", "recipe.yaml", "none")[1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ def test_every_option_is_in_the_help(capsys: pytest.CaptureFixture[str]):
     text = capsys.readouterr().out
     flags = """cuda device low-cpu-memory read-to-gpu multi-gpu lazy-unpickle copy-tokenizer no-copy-tokenizer
         random-seed out-shard-size quiet allow-crimes trust-remote-code safe-serialization write-model-card async-write
-        write-threads num-threads gpu-rich clone-tensors lora-merge-cache lora-merge-dtype unsafe-truncate-embeddings"""
+        write-threads num-threads gpu-rich clone-tensors lora-merge-cache lora-merge-dtype transformers-cache
+        verbose no-quiet unsafe-truncate-embeddings"""
     assert [flag for flag in flags.split() if not re.search(rf"--{flag}\b", text)] == []
 
 
@@ -146,3 +148,16 @@ def test_the_seed_reaches_methods_that_draw(capsys: pytest.CaptureFixture[str]):
     _, err = run(capsys, "--random-seed", "9", out="four")
     assert "--random-seed: no effect, the recipe gives `seed`" in err
     assert np.array_equal(drawn("two")["w.weight"], drawn("four")["w.weight"])
+
+
+def test_models_are_looked_for_in_the_cache_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("HF_HUB_CACHE", "elsewhere")
+    snapshot = Path("hub/models--owner--a/snapshots/main")
+    snapshot.mkdir(parents=True)
+    Path("a/model.safetensors").rename(snapshot / "model.safetensors")
+    Path("recipe.yaml").write_text("merge_method: linear\nmodels: [{model: owner/a}, {model: b}]\n")
+    assert run(capsys)[0] == 2
+    assert run(capsys, "--transformers-cache", "hub", "-v", "--no-quiet")[0] == 0
+    assert os.environ["HF_HUB_CACHE"] == "elsewhere"
