@@ -18,6 +18,8 @@ from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.methods.statistics import Statistic
 
 REQUIRED: Any = type("Required", (), {"__repr__": lambda self: "REQUIRED"})()
+LINALG_BYTES = 32 << 20
+"""What the libraries of linear algebra hold per thread."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class ModelData:
 
     name: str = "importance"
     shape: Callable[[tuple[int, ...]], tuple[int, ...] | None] = _same_shape
-    measures: tuple[str, ...] = ("lp", "amp", "lp_amp", "gradient", "fisher")
+    measures: tuple[str, ...] = ("lp", "amp", "lp_amp")
     signed: bool = False
     without: str | None = None
     written_by: str = "sk.importance"
@@ -158,10 +160,6 @@ class Place:
         """Elements of the segment."""
         return math.prod(self.shape)
 
-    def elements(self, scope: str) -> int:
-        """Elements over which a statistic of a scope is taken."""
-        return {"segment": self.size, "block": self.block, "model": self.model}[scope]
-
 
 class Method:
     """One merging method: what it takes, what it must know first, and its rule.
@@ -196,6 +194,11 @@ class Method:
 
     def check_place(self, settings: Settings, place: Place) -> None:
         """Raise InputError where the values do not serve a tensor; called before any is merged."""
+
+    @property
+    def usual_roles(self) -> Roles:
+        """Operands that are read where nothing else is asked of it."""
+        return self.roles(Settings({parameter.name: parameter.default for parameter in self.parameters}))
 
     def roles(self, settings: Settings) -> Roles:
         """Operands that are read: the base and the models, unless a method says otherwise."""

@@ -26,6 +26,11 @@ class Consensus(Method):
     summary = "Consensus: add up task vectors where the sum serves at least k tasks"
     parameters = (Parameter("k", count, 2, summary="number of tasks that must agree"), MASK_LAMBDA, LAMBDA)
 
+    def check(self, settings: Settings, n_models: int) -> None:
+        """No more tasks can agree than there are."""
+        if settings.shared["k"] > n_models:
+            raise InputError(f"consensus: k: {settings.shared['k']} tasks of {n_models} cannot agree")
+
     def asked(self, settings: Settings, n_models: int) -> tuple[list[bool], int]:
         """Tasks whose masks count, and how many of them must agree."""
         return [True] * n_models, settings.shared["k"]

@@ -39,7 +39,7 @@ class Fisher(Method):
         Parameter("epsilon_of", choice("mean", "absolute"), "mean", summary="what epsilon is a multiple of"),
     )
 
-    data = ModelData(written_by="sk.FisherInformation")
+    data = ModelData(measures=("fisher",), written_by="sk.FisherInformation")
 
     def roles(self, settings: Settings) -> Roles:
         """Models and their information."""

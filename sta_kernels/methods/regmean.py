@@ -9,12 +9,9 @@ import numpy as np
 
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer
-from sta_kernels.methods.base import Method, ModelData, Operands, Parameter, Place, Roles, Settings
+from sta_kernels.methods.base import LINALG_BYTES, Method, ModelData, Operands, Parameter, Place, Roles, Settings
 from sta_kernels.methods.linear import divisor
 from sta_kernels.methods.parameters import WEIGHT, nonnegative, quantile
-
-_RESERVE = 32 << 20
-"""Bytes that the libraries of linear algebra hold per thread."""
 
 
 def gram_shape(shape: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -62,7 +59,7 @@ class RegMean(Method):
     def workspace(self, place: Place, n_models: int) -> int:
         """Three Gram matrices and four weights in float64."""
         rows, columns = place.shape
-        return 8 * (3 * columns * columns + 4 * rows * columns) + _RESERVE
+        return 8 * (3 * columns * columns + 4 * rows * columns) + LINALG_BYTES
 
     def apply(
         self,

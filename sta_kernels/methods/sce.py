@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sta_kernels.errors import warn_caller
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.kernels.formula import Formula, FormulaSource
@@ -32,6 +33,11 @@ class Sce(Method):
         LAMBDA,
         INT8_MASK,
     )
+
+    def check(self, settings: Settings, n_models: int) -> None:
+        """Warn where nothing can be selected."""
+        if n_models == 1 and self._selects(settings):
+            warn_caller("sce: a single model differs from no other, so the result is the base; use select_topk: 1")
 
     def statistics(
         self, settings: Settings, n_models: int, place: Place, earlier: Sequence[Any]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sta_kernels.errors import warn_caller
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.kernels.formula import Formula, FormulaSource
@@ -34,9 +35,15 @@ class Tatr(Method):
     )
 
     data = ModelData(
+        measures=("gradient",),
         written_by='sk.importance(…, measure="gradient") of the base',
         instead=("zero_shot", True),
     )
+
+    def check(self, settings: Settings, n_models: int) -> None:
+        """Warn where there is no other task that a change could hurt."""
+        if n_models == 1:
+            warn_caller("tatr: a single model has no conflict below the quantile, so the result is the base")
 
     def roles(self, settings: Settings) -> Roles:
         """Base and models; gradients unless zero-shot."""

@@ -10,13 +10,10 @@ import numpy as np
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer
-from sta_kernels.methods.base import REQUIRED, Method, Operands, Parameter, Place, Roles, Settings
+from sta_kernels.methods.base import LINALG_BYTES, REQUIRED, Method, Operands, Parameter, Place, Roles, Settings
 from sta_kernels.methods.conversion import convert
 from sta_kernels.methods.parameters import LAMBDA, count, quantile
 from sta_kernels.methods.quantile import exact
-
-_RESERVE = 32 << 20
-"""Bytes that the libraries of linear algebra hold per thread."""
 
 
 def rank_of(shape: tuple[int, ...], ratio: float | None, n_models: int) -> int:
@@ -48,7 +45,7 @@ class SingularVectors(Method):
         """The task vector, LAPACK's copy and work space, its factors, and those that are kept: float32."""
         rows, columns = place.shape
         least = min(rows, columns)
-        return 4 * (3 * rows * columns + 2 * least * (rows + columns) + 6 * least * least) + _RESERVE
+        return 4 * (3 * rows * columns + 2 * least * (rows + columns) + 6 * least * least) + LINALG_BYTES
 
 
 class TsvM(SingularVectors):
