@@ -14,7 +14,7 @@ from sta_kernels.recipe.values import Setting, read_setting
 
 _METHODS = (
     "arcee_fusion breadcrumbs breadcrumbs_ties dare_linear dare_ties della della_linear karcher linear model_stock "
-    "multislerp nearswap nuslerp passthrough sce slerp task_arithmetic ties"
+    "multislerp nearswap nuslerp passthrough ram ramplus_tl sce slerp task_arithmetic ties"
 )
 _PARAMETERS = (
     "alpha density eps epsilon filter_wise gamma int8_mask lambda max_iter normalize normalize_weights "
@@ -99,7 +99,7 @@ def check_number(node: Node, method: Method, given: int) -> None:
 
 def default_roles(method: Method) -> Roles:
     """What a method reads where nothing else is asked of it."""
-    return method.roles(Settings({parameter.name: parameter.default for parameter in method.parameters}))
+    return method.usual_roles
 
 
 def same_model(model: str, other: str) -> bool:

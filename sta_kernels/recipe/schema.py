@@ -11,24 +11,29 @@ from sta_kernels.methods.base import Method
 from sta_kernels.recipe.document import Node
 from sta_kernels.recipe.locate import locate_model
 from sta_kernels.recipe.models import ModelSpec, Slice
-from sta_kernels.recipe.parameters import check_number, default_roles, read_model, read_settings, same_model, unknown
+from sta_kernels.recipe.parameters import (
+    MERGEKIT_METHODS,
+    check_number,
+    default_roles,
+    read_model,
+    read_settings,
+    same_model,
+    unknown,
+)
 from sta_kernels.recipe.slices import read_slices
 from sta_kernels.recipe.values import Setting, chain
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
+_OTHER_NAMES = {
+    "fp32": "float32", "float": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp64": "float64",
+    "double": "float64",
+}  # fmt: skip
 
 _KEYS = (
     "merge_method", "base_model", "target", "models", "slices", "modules", "parameters", "exclude", "split", "dtype",
     "out_dtype", "tokenizer_source", "tokenizer", "chat_template",
 )  # fmt: skip
 _CONTENTS = ("models", "slices", "modules")
-_MERGEKIT_METHODS = frozenset(
-    (
-        "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della", "della_linear",
-        "karcher", "linear", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "ram", "ramplus_tl",
-        "sce", "slerp", "task_arithmetic", "ties",
-    )
-)  # fmt: skip
 
 
 def read_fields(root: Node) -> dict[str, Any]:
@@ -162,7 +167,7 @@ def _method(root: Node, keys: Mapping[str, Node]) -> Method:
     node = keys.get("merge_method")
     if node is None:
         root.fail(f"merge_method is missing; one of {', '.join(methods.names())}")
-    if node.text() in _MERGEKIT_METHODS and node.text() not in methods.names():
+    if node.text() in MERGEKIT_METHODS and node.text() not in methods.names():
         node.fail(
             f"{node.text()} is a mergekit method that this version does not have; known: {', '.join(methods.names())}"
         )
@@ -224,5 +229,7 @@ def _dtype(keys: Mapping[str, Node]) -> str | None:
         if node is not None and node.value is not None:
             code = DTYPES.get(node.text().removeprefix("torch."))
             if code is None:
-                node.fail(f"{node.value!r} cannot be written; known: {', '.join(DTYPES)}")
+                meant = _OTHER_NAMES.get(node.text())
+                hint = f"did you mean `{meant}`?" if meant else f"known: {', '.join(DTYPES)}"
+                node.fail(f"{node.value!r} cannot be written; {hint}")
     return code
