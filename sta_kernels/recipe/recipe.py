@@ -14,7 +14,7 @@ from sta_kernels.methods import resolve
 from sta_kernels.methods.base import Method, Roles, Settings
 from sta_kernels.recipe import document
 from sta_kernels.recipe.models import ModelSpec, Slice
-from sta_kernels.recipe.values import Chain, Constant, Setting, chain
+from sta_kernels.recipe.values import Chain, Constant, Setting, chain, is_constant
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,13 @@ class Recipe:
         return recipe
 
     def _check(self, root: document.Node) -> None:
-        """Values and roles, where no filter and no layer decides."""
+        """Roles; and values, where neither a filter nor a layer decides which of them a tensor has."""
         parts = [(self.part(part), part.where) for part in self.slices] or [(self, root.source)]
         for part, where in parts:
             try:
-                roles = part.method.roles(part._settings("", Fraction(0)))
+                if part._is_constant():
+                    part._settings("", Fraction(0))
+                roles = part._probed_roles()
             except InputError as error:
                 raise InputError(f"{where}: {error}") from None
             if roles.base and self.base is None and not roles.base_optional:
@@ -148,7 +150,19 @@ class Recipe:
         """Operands that the method reads where no filter and no layer decides."""
         if self.slices:
             return self.part(self.slices[0]).roles
-        return self.method.roles(self._settings("", Fraction(0)))
+        return self._probed_roles()
+
+    def _is_constant(self) -> bool:
+        tables = (self.parameters, *(spec.parameters for spec in self.models))
+        return all(is_constant(setting) for table in tables for setting in table.values())
+
+    def _probed_roles(self) -> Roles:
+        """Roles by the values that need no name; those that only tensors have are left to them."""
+        found = {parameter.name: parameter.default for parameter in self.method.parameters}
+        for name, setting in self.parameters.items():
+            value = setting.at("", Fraction(0))
+            found[name] = found.get(name) if value is None else value
+        return self.method.roles(Settings(found))
 
     def settings(
         self, tensor_name: str, depth: float | Fraction = 0, input_names: Sequence[str] | None = None

@@ -81,6 +81,11 @@ def chain(*tables: Mapping[str, Setting]) -> dict[str, Setting]:
     return {key: settings[0] if len(settings) == 1 else Chain(settings) for key, settings in found.items()}
 
 
+def is_constant(setting: Setting) -> bool:
+    """Whether every tensor has the same value."""
+    return isinstance(setting.settings[0] if isinstance(setting, Chain) else setting, Constant)
+
+
 def filters(setting: Setting) -> tuple[str, ...]:
     """All parts of names that a setting asks for."""
     if isinstance(setting, Chain):
