@@ -10,7 +10,7 @@ import torch
 
 from sta_kernels.errors import InputError
 from sta_kernels.merging import merge
-from sta_kernels.state_dict import Tensors
+from sta_kernels.state_dict import StateDict, Tensors
 
 Masks = dict[str, torch.Tensor]
 
@@ -49,7 +49,7 @@ def restore_task(base: Tensors, merged: Tensors, masks: Mapping[str, torch.Tenso
     """One task's model: the merged entry where its mask is set, the base's elsewhere.
 
     Args:
-        base: state dict of the common base.
+        base: state dict of the common base; wrappers are taken off as :func:`sta_kernels.merge` does.
         merged: the sum that :func:`tall_masks` returned, or one loaded again.
         masks: that task's.
 
@@ -57,19 +57,32 @@ def restore_task(base: Tensors, merged: Tensors, masks: Mapping[str, torch.Tenso
         A new state dict with the names, the order and the dtypes of ``merged``.
 
     Raises:
-        InputError: a mask that belongs to no entry, or is of another size.
+        InputError: a mask that belongs to no entry, or is of another size; an entry that the base lacks, or has in
+            another shape.
     """
-    for name, mask in masks.items():
-        size = merged[name].numel() if name in merged else None
+    if not isinstance(masks, Mapping):
+        raise InputError(f"masks: expected those of one task, got a {type(masks).__name__}; give one of them: masks[t]")
+    start, whole, given = StateDict("base", base), StateDict("merged", merged), StateDict("masks", masks)
+    # All names of a few masks may begin as a wrapper's do, and not those of the model.
+    own = {given.prefix + name if given.prefix + name in whole.tensors else name: given.tensors[name]
+           for name in given.tensors}  # fmt: skip
+    for name, mask in own.items():
+        size = whole.tensors[name].numel() if name in whole.tensors else None
         if size is None or mask.dtype != torch.uint8 or mask.numel() != -(-size // 8):
             expected = "no such entry" if size is None else f"uint8 [{-(-size // 8)}] is needed"
             raise InputError(f"masks: {name!r}: {mask.dtype} {list(mask.shape)}, but {expected}")
+        origin = start.tensors.get(name)
+        if origin is None or origin.shape != whole.tensors[name].shape:
+            found = "no such entry" if origin is None else f"shape {list(origin.shape)}"
+            raise InputError(f"base: {name!r}: {found}, but merged has shape {list(whole.tensors[name].shape)}")
     restored = {}
-    for name, tensor in merged.items():
-        restored[name] = tensor.clone()
-        if name in masks:
-            bits = _unpacked(masks[name], tensor)
-            restored[name] = torch.where(bits, tensor, base[name].to(tensor))
+    for name, tensor in whole.tensors.items():
+        if name in own:
+            restored[whole.prefix + name] = torch.where(
+                _unpacked(own[name], tensor), tensor, start.tensors[name].to(tensor)
+            )
+        else:
+            restored[whole.prefix + name] = tensor.clone()
     return restored
 
 

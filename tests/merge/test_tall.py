@@ -56,3 +56,39 @@ def test_a_mask_that_does_not_fit_is_refused() -> None:
         sk.restore_task(base, merged, {**masks[0], "a.weight": masks[0]["b"]})
     with pytest.raises(InputError, match=r"masks: 'x': .*no such entry"):
         sk.restore_task(base, merged, {"x": masks[0]["b"]})
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
+def test_wrappers_are_taken_off(prefix: str) -> None:
+    base, tuned = models(torch.float32)
+    merged, masks = sk.tall_masks(base, tuned)
+    want = sk.restore_task(base, merged, masks[1])
+    wrapped = {"state_dict": {prefix + name: tensor for name, tensor in base.items()}}
+    whole, own = sk.tall_masks(wrapped, tuned)
+    for given, prefixed, mask in (
+        (wrapped, whole, own[1]),
+        (base, whole, masks[1]),
+        (wrapped, merged, own[1]),
+        (wrapped, {"state_dict": whole}, own[1]),
+    ):
+        got = sk.restore_task(given, prefixed, mask)
+        assert list(got) == list(whole if prefixed is not merged else merged)
+        assert all(torch.equal(one, other) for one, other in zip(got.values(), want.values(), strict=True))
+
+
+def test_masks_of_entries_that_alone_look_wrapped() -> None:
+    base = {"module.a": torch.zeros(3), "b": torch.zeros(3)}
+    got = sk.restore_task(
+        base, {name: torch.ones(3) for name in base}, {"module.a": torch.tensor([0xA0], dtype=torch.uint8)}
+    )
+    assert got["module.a"].tolist() == [1, 0, 1]
+
+
+def test_a_base_that_does_not_fit_is_refused() -> None:
+    base, tuned = models(torch.float32)
+    merged, masks = sk.tall_masks(base, tuned)
+    lacking = {name: tensor for name, tensor in base.items() if name != "a.weight"}
+    with pytest.raises(InputError, match=r"base: 'a.weight': no such entry, but merged has shape \[13, 11\]"):
+        sk.restore_task(lacking, merged, masks[0])
+    with pytest.raises(InputError, match=r"base: 'a.weight': shape \[11\], but merged has shape \[13, 11\]"):
+        sk.restore_task({**base, "a.weight": base["a.weight"][0]}, merged, masks[0])
