@@ -23,8 +23,9 @@ def compress(
 ) -> dict[str, torch.Tensor]:
     """Keep of each matrix of a task the first ``k = ⌊ratio·min(m, n)⌋`` singular triplets of ``τ = θ − θ0``.
 
-    The share of a matrix that is stored is about ``ratio·(m + n)/max(m, n)``; what is no matrix is stored as it is
-    (TSV-C, arXiv 2412.00081).
+    The share of a matrix that is stored is about ``ratio·(m + n)/max(m, n)``; what else a merge would merge is
+    stored as it is (TSV-C, arXiv 2412.00081). Integers and running statistics of batch normalisation are not stored:
+    they are the base's, as in every merge.
 
     Args:
         base: state dict of the common base.
@@ -34,7 +35,7 @@ def compress(
 
     Returns:
         Tensors by name, fit for ``safetensors.torch.save_file``: float32 ``NAME:U`` [m, k], ``NAME:S`` [k] and
-        ``NAME:V`` [k, n] of a matrix, a copy under its own name of everything else. Tied entries are stored once.
+        ``NAME:V`` [k, n] of a matrix, a copy under its own name of the rest. Tied entries are stored once.
 
     Raises:
         InputError: models that do not fit together, see :func:`sta_kernels.merge`; a ratio outside [0, 1].
@@ -49,12 +50,11 @@ def compress(
     selection = choose_entries(inputs, patterns, ModelData())
     compressed: dict[str, torch.Tensor] = {}
     with linalg.one_thread():
-        for name in (*selection.merged, *selection.copied):
+        for name in selection.merged:
             stored = selection.stored_name(task.tensors, name)
-            if stored is None:
-                continue  # an integer or a running statistic that the task's model does without
+            assert stored is not None  # choose_entries has refused models that lack it
             tensor, origin = task.tensors[stored], start.tensors[name]
-            if name in selection.merged and tensor.dim() == 2:
+            if tensor.dim() == 2:
                 rank = rank_of(tuple(tensor.shape), ratio, 1)
                 factors = linalg.truncated(origin, tensor, rank, name)
                 compressed.update((name + suffix, factor) for suffix, factor in zip(FACTORS, factors, strict=True))
