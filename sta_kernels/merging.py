@@ -47,10 +47,11 @@ def merge(
     (``module.``, ``_orig_mod.``), which the result has where the base has it.
 
     Args:
-        base: state dict of the common base, on a CPU or a GPU, with all others on the same. May be None for ``linear``,
-            which does not read it: then the first model stands in its place.
+        base: state dict of the common base, on a CPU or a GPU, with all others on the same. May be None for methods
+            that do not need it (``linear``, ``fisher``, ``regmean``, ``karcher``, ``nuslerp``, ``multislerp``,
+            ``passthrough``): then the first model gives names and copied entries.
         finetuned: one state dict per model: float32, bfloat16, float16 or float64, in the base's shapes.
-        method: ``sta``, ``sta_forget``, ``linear``, ``task_arithmetic``; :func:`sta_kernels.methods.names` lists all.
+        method: name of any method; :func:`sta_kernels.methods.names` lists them.
         importances: one per model, the importance of each trainable entry, as
             :class:`sta_kernels.TaylorImportance` computes it. An entry without importance is frozen: every model must
             equal the base there. Not read, and not needed, by ``measure="amp"`` and by methods without importance.
@@ -63,9 +64,8 @@ def merge(
         threads: upper bound; None is :func:`torch.get_num_threads`.
         counts: receives, per entry or part, the kept entries per model and, last, the positions that kept none (for
             ``sta_forget``, the entries subtracted).
-        **parameters: of the method. ``sta``: p=0.7 or keep, measure="lp", normalise="minmax", ties="drop", weight=1
-            (or one per model), lambda_=1. ``sta_forget``: p, measure, weight, lambda_. ``linear``: weight,
-            normalize=True. ``task_arithmetic``: weight, lambda_, normalize=False.
+        **parameters: of the method, ``weight`` and some others one number or one per model. ``docs/methods.md`` and
+            ``sta_kernels.methods.get(method).parameters`` list them with their defaults.
 
     Returns:
         A new state dict with the names and the order of the base, on its device. It shares no memory with the
