@@ -44,9 +44,10 @@ def locate_model(node: Node) -> str:
         snapshot = _snapshot(name, revision or "main")
         if snapshot is not None:
             return str(snapshot)
+        advice = f"; fetch it first, for example with `hf download {name}`" if "/" in name else ""
         node.fail(
             f"{reference!r} is neither a file or folder under {os.getcwd()} nor a hub id in the local cache "
-            f"{hub_cache()}; fetch it first, for example with `hf download {name}`"
+            f"{hub_cache()}{advice}"
         )
     node.fail(f"{reference!r}: no such file or folder (relative paths start at {os.getcwd()})")
 
@@ -54,13 +55,26 @@ def locate_model(node: Node) -> str:
 def _locate_pair(node: Node, reference: str) -> str:
     """A model and its adapter; a plus sign may be part of either name."""
     problem: InputError | None = None
+    missing = ""
     for match in re.finditer(r"\+", reference):
-        parts = (reference[: match.start()], reference[match.end() :])
+        model, adapter = (part.strip() for part in (reference[: match.start()], reference[match.end() :]))
         try:
-            return "+".join(locate_model(replace(node, value=part)) for part in parts)
+            found = locate_model(replace(node, value=model))
         except InputError as error:
             problem = problem or error
-    assert problem is not None
+            continue
+        try:
+            return f"{found}+{locate_model(replace(node, value=adapter))}"
+        except InputError:
+            # What is here is the model; of several readings, the first such is most likely meant.
+            missing = missing or adapter
+    if missing:
+        name = missing.partition("@")[0]
+        is_hub_id = "/" in name and _HUB_ID.fullmatch(name)
+        advice = f"; if it is a hub id, fetch it first, with `hf download {name}`" if is_hub_id else ""
+        node.fail(f"LoRA adapter {missing!r} of {reference}: no such folder under {os.getcwd()}{advice}")
+    if problem is None:
+        node.fail("an empty name")
     raise problem
 
 

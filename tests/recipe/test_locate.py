@@ -88,6 +88,8 @@ def test_a_model_with_an_adapter(cache: Path):
         ("./nowhere", "no such file or folder"),
         ("/nowhere/at/all", "no such file or folder"),
         ("owner/name@../../x", "no such file or folder"),
+        ("owner/name+lorax", "LoRA adapter 'lorax' of owner/name+lorax: no such folder under "),
+        ("base", "nor a hub id in the local cache"),
         ("owner/name+c/d", "`hf download c/d`"),
         ("a/b+owner/name", "`hf download a/b`"),
         ("owner/name+", "an empty name"),
@@ -100,6 +102,18 @@ def test_refused_with_key_and_line(cache: Path, reference: object, message: str)
         locate_model(node(reference))
     assert str(caught.value).startswith("r.yaml:3: base_model: ")
     assert message in str(caught.value)
+
+
+def test_a_download_is_offered_where_there_may_be_one(cache: Path):
+    with pytest.raises(InputError) as caught:
+        locate_model(node("base"))
+    assert "hf download" not in str(caught.value)
+
+
+def test_spaces_around_the_plus_are_no_part_of_the_names(cache: Path):
+    Path("model").mkdir()
+    Path("lora").mkdir()
+    assert locate_model(node("model + lora")) == "model+lora"
 
 
 def test_a_ref_that_leads_out_of_the_cache_is_not_followed(cache: Path):
