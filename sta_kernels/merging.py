@@ -54,7 +54,7 @@ def merge(
         method: name of any method; :func:`sta_kernels.methods.names` lists them.
         importances: one per model, the importance of each trainable entry, as
             :class:`sta_kernels.TaylorImportance` computes it. An entry without importance is frozen: every model must
-            equal the base there. Not read, and not needed, by ``measure="amp"`` and by methods without importance.
+            equal the base there. Not read, and not needed, by ``measure="amp"``; refused by methods without importance.
         target: ``sta_forget`` only: the model to subtract from, which the result takes names and copies from; None is
             the base. See :func:`forget`.
         exclude: glob patterns over names, or a single one; the entries that match are copied.

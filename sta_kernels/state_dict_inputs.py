@@ -124,6 +124,8 @@ def gather(
     base_state = None if base is None else StateDict("base", base)
     target_state = None if target is None else StateDict("target", target)
     models = tuple(StateDict(f"finetuned[{i}]", given) for i, given in enumerate(finetuned))
+    if importances and not method.usual_roles.importance:
+        raise InputError(f"{method.name} takes no importances")
     if not roles.importance:
         importances = ()
     elif importances is None:

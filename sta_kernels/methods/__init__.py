@@ -95,8 +95,7 @@ def _closest(given: Any, known: Sequence[str]) -> str:
 
 def _besides(method: Method) -> str:
     """Where to put the base of a method that merges one model into it, to whom mergekit counts both."""
-    defaults = Settings({parameter.name: parameter.default for parameter in method.parameters})
-    if method.models != (1, 1) or not method.roles(defaults).base:
+    if method.models != (1, 1) or not method.usual_roles.base:
         return ""
     required = "".join(f", {parameter.name}=…" for parameter in method.parameters if parameter.default is REQUIRED)
     return f" besides the base: sk.merge(model_a, [model_b], method={method.name!r}{required})"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NoReturn
 
-from sta_kernels.methods.base import Method, Parameter, Roles, Settings
+from sta_kernels.methods.base import Method, Parameter, Roles
 from sta_kernels.recipe.document import Node
 from sta_kernels.recipe.locate import locate_file, locate_model
 from sta_kernels.recipe.models import ModelSpec

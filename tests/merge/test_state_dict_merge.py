@@ -48,7 +48,9 @@ def flat(state: State) -> list[float]:
 )
 def test_worked_examples(example: Any, parameters: dict[str, Any], merged: tuple[float, ...]) -> None:
     base, finetuned, importances = example
-    result = merge(base, finetuned, importances=importances, **parameters)
+    if parameters.get("method", "sta") == "sta":
+        parameters = {**parameters, "importances": importances}
+    result = merge(base, finetuned, **parameters)
     assert list(result) == ["a", "b"]
     np.testing.assert_allclose(flat(result), merged, rtol=2e-7)
 

@@ -167,6 +167,7 @@ def test_training_too_small_for_float32_to_see() -> None:
         ({"out_dtype": "float32"}, "out_dtype: expected torch.float32, torch.bfloat16"),
         ({"threads": 0}, "threads: expected 1 or more, got 0"),
         ({"target": GOOD}, "linear takes no target"),
+        ({"importances": [GOOD, GOOD]}, "linear takes no importances"),
     ],
 )
 def test_options_that_do_not_fit(options: dict[str, Any], message: str) -> None:
