@@ -51,7 +51,8 @@ class Della(SparseMethod):
             if 0 < share < 1 and not (share - spread > 0 and share + spread < 1):
                 density, epsilon = (settings.per_model[name][task] for name in ("density", "epsilon"))
                 raise InputError(
-                    f"{self.name}: model {task + 1}: density {density} ± epsilon {epsilon}: expected within 0 and 1"
+                    f"{self.name}: model {task + 1}: density {density} ± epsilon {epsilon}: expected within 0 and 1; "
+                    f"set `epsilon` below {float(min(share, 1 - share)):g} (it is {EPSILON.default} unless given)"
                 )
 
     def statistics(

@@ -56,6 +56,8 @@ def test_a_mask_that_does_not_fit_is_refused() -> None:
         sk.restore_task(base, merged, {**masks[0], "a.weight": masks[0]["b"]})
     with pytest.raises(InputError, match=r"masks: 'x': .*no such entry"):
         sk.restore_task(base, merged, {"x": masks[0]["b"]})
+    with pytest.raises(sk.InputError, match=r"got a list; give one of them: masks\[t\]"):
+        sk.restore_task(base, merged, masks)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
