@@ -242,9 +242,8 @@ class Executor:
         if not self.may_stand(result):
             operand = job.of_role("model")[subject.task]
             raise InputError(f"{self._inputs.label(operand.input)}: {job.tensor!r}: {overflow_advice(subject)}")
-        lowest = result[0] if isinstance(result, tuple) else result
-        if isinstance(subject, Importance) and subject.measure != "amp":
-            self._check_sign(job.of_role("importance")[subject.task], lowest)
+        if isinstance(statistic, Range) and isinstance(subject, Importance) and subject.measure == "lp":
+            self._check_sign(job.of_role("importance")[subject.task], result[0])
 
     def _check_sign(self, operand: Operand, lowest: float) -> None:
         """Sums of absolute values and squares have no sign: what has one is another file, most likely a model."""
