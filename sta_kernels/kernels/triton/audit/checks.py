@@ -12,6 +12,9 @@ from sta_kernels.kernels.triton.audit.sass import Frame
 DIVISION = 5
 """Fused multiply-adds that ptxas makes of one correctly rounded division, beside the check of its operands (FCHK)."""
 
+WRITTEN = "tl.fma("
+"""How a fused multiply-add stands in the source."""
+
 Rule = Callable[[Report], list[str]]
 
 
@@ -57,7 +60,8 @@ def fused_where_meant(report: Report) -> list[str]:
                 continue
             functions = [frame.function for frame in one.frames]
             home = next((name for name in functions if name in allowed), None)
-            if home is None:
+            # Only where the source asks for one; the compiler may compute the same value twice to save a register.
+            if home is None or line is None or WRITTEN not in line.text:
                 faults.append(f"{report}: contracted arithmetic: {one}")
             else:
                 found[home] += number
@@ -66,9 +70,9 @@ def fused_where_meant(report: Report) -> list[str]:
             least = f"{checked[line]} divisions make {DIVISION * checked[line]}"
             faults.append(f"{report}: {number} fused multiply-adds where {least}: {line}")
     for name, number in allowed.items():
-        if found[name] != number * loop.elements:
+        if found[name] < number * loop.elements:
             per_element = found[name] / loop.elements
-            faults.append(f"{report}: {per_element:g} fused multiply-adds per element in {name}, expected {number}")
+            faults.append(f"{report}: {per_element:g} fused multiply-adds per element in {name}, not {number}")
     return faults
 
 
