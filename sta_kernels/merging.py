@@ -15,7 +15,7 @@ from sta_kernels.kernels import get_backend
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer, room_on
 from sta_kernels.methods.base import Method, Place, Settings
-from sta_kernels.methods.groups import Group, group, places, shared_round
+from sta_kernels.methods.groups import Group, SharedRounds, group, places
 from sta_kernels.methods.run import Piece, merge_pieces
 from sta_kernels.methods.selection import Segment, Selection, check_split, segments
 from sta_kernels.methods.statistics import Range, Statistic
@@ -271,27 +271,18 @@ class _Merging:
         return results
 
     def _reduce(self, shared: Group[str], parts: Sequence[Segment]) -> tuple[Any, ...]:
-        results: list[Any] = []
         places = [(part.tensor, self._settings, self._places[part.name]) for part in parts]
-        while declared := shared_round(self._method, places, len(self._inputs.models), results):
-            count = sum(part.stop - part.start for part in parts)
-            pending = [statistic.accumulator(count, shared.extent) for statistic in declared]
-            done = [False] * len(pending)
-            while not all(done):
-                for part in parts:
-                    operands = self._inputs.operands(self._selection, part, self._method.data)
-                    for statistic, accumulator, is_done in zip(declared, pending, done, strict=True):
-                        if not is_done:
-                            source, offset = statistic.subject.source(operands), shared.offsets[part.name]
-                            accumulator.update(self._backend, source, offset, threads=self._threads)
-                done = [
-                    is_done or accumulator.end_of_pass() for is_done, accumulator in zip(done, pending, strict=True)
-                ]
-            for statistic, accumulator in zip(declared, pending, strict=True):
-                if count and not np.isfinite(accumulator.result).all():
-                    self._refuse(statistic, accumulator.result, parts)
-                results.append(accumulator.result)
-        return tuple(results)
+        rounds = SharedRounds(self._method, places, len(self._inputs.models), shared)
+        while rounds.pending:
+            for part in parts:
+                operands = self._inputs.operands(self._selection, part, self._method.data)
+                for statistic, accumulator in rounds.pending.values():
+                    source, offset = statistic.subject.source(operands), shared.offsets[part.name]
+                    accumulator.update(self._backend, source, offset, threads=self._threads)
+            for statistic, result in rounds.end_of_pass():
+                if shared.extent and not np.isfinite(result).all():
+                    self._refuse(statistic, result, parts)
+        return tuple(rounds.results)
 
     def _refuse(self, statistic: Statistic, result: Any, parts: Sequence[Segment]) -> None:
         """Raise InputError for a statistic over several entries, with the name of that which makes it overflow."""

@@ -125,12 +125,12 @@ def merged(example: Example, backend: Backend) -> np.ndarray[Any, Any]:
     method = methods.get(example.method)
     models = [np.ascontiguousarray(row) for row in example.base + example.taus]
     stored = () if example.importances is None else tuple(map(np.ascontiguousarray, example.importances))
+    settings = methods.resolve(method, len(models), **example.parameters)
     operands = Operands(
         tuple(map(Buffer.from_numpy, models)),
-        Buffer.from_numpy(example.base),
+        Buffer.from_numpy(example.base) if method.roles(settings).base else None,
         tuple(map(Buffer.from_numpy, stored)),
     )
-    settings = methods.resolve(method, len(models), **example.parameters)
     out = np.full(example.base.shape, np.nan, np.float32)
     piece = Piece(operands, Buffer.from_numpy(out), Place.alone(out.shape, "w"))
     merge_pieces(method, [piece], settings, backend=backend, threads=1)

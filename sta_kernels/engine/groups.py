@@ -10,7 +10,7 @@ from sta_kernels.engine.memory import Arena, Budget
 from sta_kernels.engine.runs import Range, Reading, Reduce, tile_units, tiles, wanted_by
 from sta_kernels.methods.accumulators import Accumulator
 from sta_kernels.methods.base import Method
-from sta_kernels.methods.groups import Group, Member, differing, group, shared_round
+from sta_kernels.methods.groups import Group, Member, SharedRounds, differing, group, shared_round
 from sta_kernels.methods.selection import Segment
 from sta_kernels.methods.statistics import Statistic
 
@@ -53,33 +53,19 @@ class GroupRun:
         check: Check,
     ) -> None:
         self.members = tuple(shared.offsets)
-        self.results: list[Any] = []
         self._shared = shared
         self._jobs = [jobs[index] for index in self.members]
-        self._method = method
+        self._rounds = SharedRounds(method, _members(self._jobs), len(self._jobs[0].of_role("model")), shared)
+        self.results = self._rounds.results
         self._reduce = reduce
         self._check = check
         self._suspect: tuple[Statistic, Any] | None = None
         self._tile_bytes = min(budget.tile, budget.arena)
-        self._pending: dict[int, tuple[Statistic, Accumulator]] = {}
         self._out = 0
-        self._tasks: Iterator[Task] = iter(())
-        self._next: Task | None = None
-        self.finished = self._start_round()
-
-    def _start_round(self) -> bool:
-        """Declare the next statistics; True where none are left."""
-        n_models = len(self._jobs[0].of_role("model"))
-        declared = shared_round(self._method, _members(self._jobs), n_models, self.results)
-        count = sum(job.size for job in self._jobs)
-        for statistic in declared:
-            self._pending[len(self.results)] = (statistic, statistic.accumulator(count, self._shared.extent))
-            self.results.append(None)
         self._start_pass()
-        return not declared
 
     def _start_pass(self) -> None:
-        self._tasks = self._all_tasks(tuple(self._pending.values()))
+        self._tasks = self._all_tasks(tuple(self._rounds.pending.values()))
         self._next = next(self._tasks, None)
 
     def _all_tasks(self, pending: Sequence[tuple[Statistic, Accumulator]]) -> Iterator[Task]:
@@ -113,19 +99,12 @@ class GroupRun:
             return False
         if self._suspect is not None:  # what was searched for is in no tensor by itself
             self._check.check_result(self._jobs[0], *self._suspect)
-        for i, (statistic, accumulator) in list(self._pending.items()):
-            if accumulator.end_of_pass():
-                self.results[i] = accumulator.result
-                del self._pending[i]
-                if self._suspect is None and not self._check.may_stand(accumulator.result):
-                    self._suspect = statistic, accumulator.result
+        settled = self._rounds.end_of_pass()
+        self._suspect = next((each for each in settled if not self._check.may_stand(each[1])), None)
         if self._suspect is not None:
-            self._pending.clear()
-        if self._pending or self._suspect is not None:
-            self._start_pass()
-        else:
-            self.finished = self._start_round()
-        return self.finished
+            self._rounds.pending.clear()
+        self._start_pass()
+        return self._next is None
 
 
 def group_runs(plan: Plan, method: Method, reduce: Reduce, check: Check) -> Iterator[GroupRun]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,9 +20,9 @@ class BandMethod(SparseMethod):
 
     gate = "band"
 
+    @abstractmethod
     def band(self, settings: Settings, task: int, n_elements: int) -> tuple[int, int]:
         """First position that is kept, and the one after the last."""
-        raise NotImplementedError
 
     def statistics(
         self, settings: Settings, n_models: int, place: Place, earlier: Sequence[Any]

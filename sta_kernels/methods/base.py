@@ -7,6 +7,7 @@ any method beyond this page.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer
+from sta_kernels.kernels.formula import Formula, FormulaSource
 from sta_kernels.methods.statistics import Statistic
 
 REQUIRED: Any = type("Required", (), {"__repr__": lambda self: "REQUIRED"})()
@@ -161,7 +163,7 @@ class Place:
         return math.prod(self.shape)
 
 
-class Method:
+class Method(ABC):
     """One merging method: what it takes, what it must know first, and its rule.
 
     Attributes:
@@ -268,6 +270,7 @@ class Method:
         """
         return operands
 
+    @abstractmethod
     def apply(
         self,
         backend: Backend,
@@ -292,7 +295,32 @@ class Method:
             counts: None where nobody wants to know.
             threads: upper bound.
         """
-        raise NotImplementedError
+
+
+class FormulaMethod(Method):
+    """A method whose rule is one formula over all models and the base, if that is read."""
+
+    @abstractmethod
+    def rule(self, settings: Settings, n_models: int, place: Place, results: Sequence[Any]) -> Formula:
+        """The formula, from the results of all statistics."""
+
+    def apply(
+        self,
+        backend: Backend,
+        operands: Operands,
+        results: Sequence[Any],
+        settings: Settings,
+        *,
+        place: Place,
+        out: Buffer,
+        counts: np.ndarray[Any, Any] | None,
+        threads: int,
+    ) -> None:
+        """See :class:`Method`; what a formula calls importances are the masks, where the method makes some."""
+        formula = self.rule(settings, len(operands.models), place, results)
+        stored = operands.masks or operands.importances
+        source = FormulaSource(formula, operands.models, operands.base, stored, operands.offset)
+        backend.evaluate(source, out=out, threads=threads)
 
 
 def weights_or_none(settings: Settings) -> tuple[float, ...] | None:

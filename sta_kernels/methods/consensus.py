@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from sta_kernels.errors import InputError
-from sta_kernels.kernels.backend import Backend
-from sta_kernels.kernels.buffers import Buffer
-from sta_kernels.kernels.formula import Formula, FormulaSource
-from sta_kernels.methods.base import REQUIRED, Method, Operands, Parameter, Place, Settings
+from sta_kernels.kernels.formula import Formula
+from sta_kernels.methods.base import REQUIRED, FormulaMethod, Parameter, Place, Settings
 from sta_kernels.methods.parameters import LAMBDA, count, number
 
 MASK_LAMBDA = Parameter(
@@ -19,7 +15,7 @@ MASK_LAMBDA = Parameter(
 )
 
 
-class Consensus(Method):
+class Consensus(FormulaMethod):
     """``δ = λ·τ_M ⊙ [Σ_t m_t ≥ k]``, ``m_t = [|τ_t| > λ_t·|τ_M − τ_t|]``, ``τ_M = Σ τ_t`` (arXiv 2405.07813)."""
 
     name = "consensus"
@@ -35,25 +31,11 @@ class Consensus(Method):
         """Tasks whose masks count, and how many of them must agree."""
         return [True] * n_models, settings.shared["k"]
 
-    def apply(
-        self,
-        backend: Backend,
-        operands: Operands,
-        results: Sequence[Any],
-        settings: Settings,
-        *,
-        place: Place,
-        out: Buffer,
-        counts: np.ndarray[Any, Any] | None,
-        threads: int,
-    ) -> None:
+    def rule(self, settings: Settings, n_models: int, place: Place, results: Sequence[Any]) -> Formula:
         """Sum, masks and their count at each position; no mask is stored."""
-        asked, least = self.asked(settings, len(operands.models))
+        asked, least = self.asked(settings, n_models)
         rows = tuple(zip(settings.per_model["mask_lambda"], map(float, asked), strict=True))
-        formula = Formula("agreement", (), (settings.shared["lambda_"],), rows, (least,))
-        backend.evaluate(
-            FormulaSource(formula, operands.models, operands.base, offset=operands.offset), out=out, threads=threads
-        )
+        return Formula("agreement", (), (settings.shared["lambda_"],), rows, (least,))
 
 
 class TallMask(Consensus):

@@ -6,19 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from sta_kernels.errors import InputError
-from sta_kernels.kernels.backend import Backend
-from sta_kernels.kernels.buffers import Buffer
-from sta_kernels.kernels.formula import Formula, FormulaSource
-from sta_kernels.methods.base import Method, ModelData, Operands, Parameter, Place, Roles, Settings
+from sta_kernels.kernels.formula import Formula
+from sta_kernels.methods.base import FormulaMethod, ModelData, Parameter, Place, Roles, Settings
 from sta_kernels.methods.parameters import WEIGHT, boolean, choice, nonnegative
 from sta_kernels.methods.statistics import Mean, Statistic, Sum
 from sta_kernels.methods.subjects import Importance, SquaredImportance
 
 
-class Fisher(Method):
+class Fisher(FormulaMethod):
     """``θ = Σ c_i·(F_i + ε_i)·θ_i / Σ c_i·(F_i + ε_i)`` (arXiv 2111.09832); the base is not read.
 
     F_i is the diagonal of the Fisher information, given as the model's importance. With ``normalize``,
@@ -57,18 +53,7 @@ class Fisher(Method):
         shared = settings.shared
         return (*(means if shared["epsilon_of"] == "mean" else ()), *(squares if shared["normalize"] else ()))
 
-    def apply(
-        self,
-        backend: Backend,
-        operands: Operands,
-        results: Sequence[Any],
-        settings: Settings,
-        *,
-        place: Place,
-        out: Buffer,
-        counts: np.ndarray[Any, Any] | None,
-        threads: int,
-    ) -> None:
+    def rule(self, settings: Settings, n_models: int, place: Place, results: Sequence[Any]) -> Formula:
         """One weighted average per position."""
         shared, weights = settings.shared, list(settings.per_model["weight"])
         found = list(results)
@@ -82,9 +67,7 @@ class Fisher(Method):
             # Factors that all share change nothing, and small sums of squares would overflow float32.
             largest = max(map(abs, weights)) or 1.0
             weights = [weight / largest for weight in weights]
-        formula = Formula("fisher", (), (), tuple(zip(weights, epsilons, strict=True)))
-        source = FormulaSource(formula, operands.models, None, operands.importances, operands.offset)
-        backend.evaluate(source, out=out, threads=threads)
+        return Formula("fisher", (), (), tuple(zip(weights, epsilons, strict=True)))
 
 
 def _norm(model: int, square: float, epsilon: float, n_elements: int) -> float:

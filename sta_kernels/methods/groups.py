@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import LEAF
+from sta_kernels.methods.accumulators import Accumulator
 from sta_kernels.methods.base import Method, Parameter, Place, Settings
 from sta_kernels.methods.selection import Segment
 from sta_kernels.methods.statistics import Statistic
@@ -97,6 +98,49 @@ def shared_round(
             scope = (declared or first)[0].scope
             raise differing(method, scope, members[0], members[i], n_models, earlier)
     return first
+
+
+class SharedRounds(Generic[_K]):
+    """The rounds of one group on their way, whoever reads its segments.
+
+    Args:
+        method: whose statistics these are.
+        members: of the group.
+        n_models: number of models.
+        shared: the group.
+
+    Attributes:
+        pending: statistics that want another pass over the members, by their place among the results; none once all
+            rounds are done.
+        results: of all rounds.
+    """
+
+    def __init__(self, method: Method, members: Sequence[Member], n_models: int, shared: Group[_K]) -> None:
+        self._method = method
+        self._members = members
+        self._n_models = n_models
+        self._count = sum(place.size for *_, place in members)
+        self._extent = shared.extent
+        self.pending: dict[int, tuple[Statistic, Accumulator]] = {}
+        self.results: list[Any] = []
+        self._start()
+
+    def end_of_pass(self) -> list[tuple[Statistic, Any]]:
+        """All members were seen: what is settled by that. The next round begins once all of one is."""
+        settled = []
+        for i, (statistic, accumulator) in list(self.pending.items()):
+            if accumulator.end_of_pass():
+                self.results[i] = accumulator.result
+                del self.pending[i]
+                settled.append((statistic, accumulator.result))
+        if not self.pending:
+            self._start()
+        return settled
+
+    def _start(self) -> None:
+        for statistic in shared_round(self._method, self._members, self._n_models, self.results):
+            self.pending[len(self.results)] = (statistic, statistic.accumulator(self._count, self._extent))
+            self.results.append(None)
 
 
 def differing(

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from sta_kernels.kernels.backend import Backend
-from sta_kernels.kernels.buffers import Buffer
-from sta_kernels.kernels.formula import Formula, FormulaSource
-from sta_kernels.methods.base import Method, Operands, Parameter, Place, Settings
+from sta_kernels.kernels.formula import Formula
+from sta_kernels.methods.base import FormulaMethod, Parameter, Place, Settings
 from sta_kernels.methods.parameters import LAMBDA, WEIGHT, choice, quantile
 from sta_kernels.methods.quantile import exact
 from sta_kernels.methods.sparse import distance_of
@@ -20,7 +16,7 @@ from sta_kernels.methods.subjects import Field
 VARIANTS = ("v1", "v2", "v3")
 
 
-class Pcb(Method):
+class Pcb(FormulaMethod):
     """``δ = λ·Σ w_i·a_i·S_i / Σ S_i`` (arXiv 2410.02396, as its code has it), all statistics over the whole model.
 
     a_i is τ_i with |τ_i| clipped to its quantiles at ``clip`` and 1 − ``clip``, m_i that magnitude brought to [0, 1],
@@ -65,22 +61,9 @@ class Pcb(Method):
             *(Range(score, scope="model") for score in scores),
         )
 
-    def apply(
-        self,
-        backend: Backend,
-        operands: Operands,
-        results: Sequence[Any],
-        settings: Settings,
-        *,
-        place: Place,
-        out: Buffer,
-        counts: np.ndarray[Any, Any] | None,
-        threads: int,
-    ) -> None:
+    def rule(self, settings: Settings, n_models: int, place: Place, results: Sequence[Any]) -> Formula:
         """Scores once more, and their balance."""
-        formula = self._formula("pcb", settings, results, 0)
-        source = FormulaSource(formula, operands.models, operands.base, offset=operands.offset)
-        backend.evaluate(source, out=out, threads=threads)
+        return self._formula("pcb", settings, results, 0)
 
     def _formula(self, name: str, settings: Settings, results: Sequence[Any], task: int) -> Formula:
         weights = settings.per_model["weight"]

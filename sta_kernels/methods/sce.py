@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from sta_kernels.errors import warn_caller
-from sta_kernels.kernels.backend import Backend
-from sta_kernels.kernels.buffers import Buffer
-from sta_kernels.kernels.formula import Formula, FormulaSource
-from sta_kernels.methods.base import Method, Operands, Parameter, Place, Settings
+from sta_kernels.kernels.formula import Formula
+from sta_kernels.methods.base import FormulaMethod, Parameter, Place, Settings
 from sta_kernels.methods.parameters import LAMBDA, quantile
 from sta_kernels.methods.sparse import INT8_MASK, share_of
 from sta_kernels.methods.statistics import Greater, OrderStatistic, Statistic, Sum, TieCut
 from sta_kernels.methods.subjects import Field
 
 
-class Sce(Method):
+class Sce(FormulaMethod):
     """``δ = λ·Σ w_i·τ_i / Σ w_i`` over the tasks of the majority sign, where the variance is great (arXiv 2408.07990).
 
     Of the Z entries of a tensor at which the models differ, the ``⌊select_topk·Z⌋`` of greatest variance over the tasks
@@ -58,27 +54,13 @@ class Sce(Method):
             return (OrderStatistic(variance, max(place.size - max(wanted, 1) + 1, 1)),)
         return (TieCut(variance, earlier[1], wanted),)
 
-    def apply(
-        self,
-        backend: Backend,
-        operands: Operands,
-        results: Sequence[Any],
-        settings: Settings,
-        *,
-        place: Place,
-        out: Buffer,
-        counts: np.ndarray[Any, Any] | None,
-        threads: int,
-    ) -> None:
+    def rule(self, settings: Settings, n_models: int, place: Place, results: Sequence[Any]) -> Formula:
         """Select, elect, average."""
-        n_models = len(operands.models)
         threshold, cut = self._selected(settings, results)
         energies = results[-n_models:]
         total = sum(energies)
         weights = [energy / total for energy in energies] if total > 0 else [1 / n_models] * n_models
-        formula = self._formula("sce", threshold, cut, settings.shared["lambda_"], weights)
-        source = FormulaSource(formula, operands.models, operands.base, offset=operands.offset)
-        backend.evaluate(source, out=out, threads=threads)
+        return self._formula("sce", threshold, cut, settings.shared["lambda_"], weights)
 
     def _selects(self, settings: Settings) -> bool:
         return bool(settings.shared["select_topk"] < 1)

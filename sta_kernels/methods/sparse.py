@@ -7,6 +7,7 @@ differ in the gate that makes M_i, in whether signs are elected, and in defaults
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from sta_kernels.kernels.backend import Backend
-from sta_kernels.kernels.buffers import Buffer
-from sta_kernels.kernels.formula import Formula, FormulaSource
+from sta_kernels.kernels.formula import Formula
 from sta_kernels.kernels.reference.formulas.sparse_sum import GATES
-from sta_kernels.methods.base import Method, Operands, Parameter, Place, Settings
+from sta_kernels.methods.base import FormulaMethod, Parameter, Place, Settings
 from sta_kernels.methods.linear import divisor
 from sta_kernels.methods.parameters import LAMBDA, WEIGHT, boolean, number
 from sta_kernels.methods.quantile import exact
@@ -90,7 +89,7 @@ class Gate:
     scale: float = 1.0
 
 
-class SparseMethod(Method):
+class SparseMethod(FormulaMethod):
     """A method of this family; subclasses say how entries are kept.
 
     Attributes:
@@ -105,9 +104,9 @@ class SparseMethod(Method):
         """Whether a task's vector stays as it is."""
         return settings.per_model["density"][task] >= 1
 
+    @abstractmethod
     def gates(self, settings: Settings, n_models: int, place: Place, results: Sequence[Any]) -> list[Gate]:
         """One per task, from the results of the rounds that :meth:`statistics` declares before the sums."""
-        raise NotImplementedError
 
     def zero_sign(self, settings: Settings, results: Sequence[Any]) -> float:
         """The sign that is taken where the sum over the tasks is 0."""
@@ -167,23 +166,11 @@ class SparseMethod(Method):
             tuple(integers),
         )
 
-    def apply(
-        self,
-        backend: Backend,
-        operands: Operands,
-        results: Sequence[Any],
-        settings: Settings,
-        *,
-        place: Place,
-        out: Buffer,
-        counts: np.ndarray[Any, Any] | None,
-        threads: int,
-    ) -> None:
-        """Sparsify, weigh, elect, add: one formula."""
-        n_models = len(operands.models)
+    def rule(self, settings: Settings, n_models: int, place: Place, results: Sequence[Any]) -> Formula:
+        """Sparsify, weigh, elect, add."""
         n_norms = 2 * len(self.rescaled(settings, n_models))
         found, sums = results[: len(results) - n_norms], results[len(results) - n_norms :]
-        formula = self.formula(
+        return self.formula(
             "sparse_sum",
             settings,
             place,
@@ -192,8 +179,6 @@ class SparseMethod(Method):
             self.scales(settings, n_models, sums),
             self.zero_sign(settings, found),
         )
-        source = FormulaSource(formula, operands.models, operands.base, operands.masks, operands.offset)
-        backend.evaluate(source, out=out, threads=threads)
 
 
 def tensor_hash(place: Place) -> int:

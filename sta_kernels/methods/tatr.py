@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from sta_kernels.errors import warn_caller
-from sta_kernels.kernels.backend import Backend
-from sta_kernels.kernels.buffers import Buffer
-from sta_kernels.kernels.formula import Formula, FormulaSource
-from sta_kernels.methods.base import Method, ModelData, Operands, Parameter, Place, Roles, Settings
+from sta_kernels.kernels.formula import Formula
+from sta_kernels.methods.base import FormulaMethod, ModelData, Parameter, Place, Roles, Settings
 from sta_kernels.methods.parameters import WEIGHT, boolean, number, quantile
 from sta_kernels.methods.quantile import exact
 from sta_kernels.methods.statistics import OrderStatistic, Statistic
 from sta_kernels.methods.subjects import Field
 
 
-class Tatr(Method):
+class Tatr(FormulaMethod):
     """``δ = λ·Σ w_i·τ_i`` where ``Ω = Σ_{i≠j} |ḡ_i|·|τ_j|`` is below its q-quantile over the model (arXiv 2501.15065).
 
     ḡ_i is the mean over samples of |∇L_i| at the base, given as the model's importance; zero-shot, |τ_i| stands for it.
@@ -61,24 +57,11 @@ class Tatr(Method):
         conflict = Field(Formula("conflict", (int(zero_shot),)), models, importances=() if zero_shot else models)
         return (OrderStatistic(conflict, max(min(below, place.model - 1), 0) + 1, scope="model"),)
 
-    def apply(
-        self,
-        backend: Backend,
-        operands: Operands,
-        results: Sequence[Any],
-        settings: Settings,
-        *,
-        place: Place,
-        out: Buffer,
-        counts: np.ndarray[Any, Any] | None,
-        threads: int,
-    ) -> None:
+    def rule(self, settings: Settings, n_models: int, place: Place, results: Sequence[Any]) -> Formula:
         """Compare, add."""
         shared = settings.shared
         rows = tuple((weight,) for weight in settings.per_model["weight"])
-        formula = Formula("trust_region", (int(shared["zero_shot"]),), (shared["lambda_"], results[0]), rows)
-        source = FormulaSource(formula, operands.models, operands.base, operands.importances, operands.offset)
-        backend.evaluate(source, out=out, threads=threads)
+        return Formula("trust_region", (int(shared["zero_shot"]),), (shared["lambda_"], results[0]), rows)
 
 
 METHODS = (Tatr(),)

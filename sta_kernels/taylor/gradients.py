@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class _Watched:
     version: int = 0
 
 
-class GradientSums:
+class GradientSums(ABC):
     """What each sample's gradients are, summed over the samples of a caller's own loop; a context manager.
 
     A sample is one backward pass. Inside the block the model is in eval mode, and ``.grad`` is freed as soon as a
@@ -77,9 +78,9 @@ class GradientSums:
         """What is summed, but for its sign, of one sample's dense gradient."""
         return grad
 
+    @abstractmethod
     def _settle(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Summary]:
         """Turn (sum, parameter) into results, in place of the sums."""
-        raise NotImplementedError
 
     @property
     def samples(self) -> int:

@@ -88,7 +88,7 @@ def test_blocks_have_their_turns(own: Any, tmp_path: Path, monkeypatch: pytest.M
     def settled(self: Any, task: Any) -> bool:
         ended = settle(self, task)
         if ended:
-            assert not self._pending
+            assert not self._rounds.pending
             open_.remove(id(self))
         return ended
 

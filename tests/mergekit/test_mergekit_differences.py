@@ -15,7 +15,6 @@ import yaml
 from mergekit_checkpoints import LLAMA, VIT, llama_shapes, read_checkpoint, write_checkpoint
 
 import sta_kernels as sk
-from sta_kernels import methods
 from sta_kernels.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,10 +23,6 @@ if TYPE_CHECKING:
 CONFIG = {**LLAMA, "num_hidden_layers": 1, "tie_word_embeddings": False}
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 Tensors = dict[str, torch.Tensor]
-
-
-def needs(method: str) -> Any:
-    return pytest.mark.skipif(method not in methods.names(), reason=f"no {method} yet")
 
 
 @dataclass
@@ -105,7 +100,6 @@ def test_arithmetic_is_float32_whatever_the_dtype(both: Both):
     assert wrong["theirs"] > 0.2
 
 
-@needs("ties")
 def test_equal_magnitudes_keep_the_lowest_index(both: Both):
     """Both keep as many; which, mergekit leaves to an unstable sort."""
     base, model = both.model("base", fill(0)), both.model("model", fill(1))
@@ -116,7 +110,6 @@ def test_equal_magnitudes_keep_the_lowest_index(both: Both):
     assert bool(ours[:kept].all())
 
 
-@needs("ties")
 def test_counts_come_from_exact_decimals(both: Both):
     """0.29 of 3,200 entries are 928; mergekit's product of floats is just below, and cut to 927."""
     base, model = both.model("base", fill(0)), both.model("model")
@@ -125,7 +118,6 @@ def test_counts_come_from_exact_decimals(both: Both):
     assert int((both.theirs(recipe)[EMBEDDING] != 0).sum()) == 927
 
 
-@needs("della")
 def test_della_takes_rows_of_one_entry(both: Both):
     """Their chance is the density; mergekit divides by their range of ranks, which is 0, and stops."""
     narrow = {**CONFIG, "vocab_size": 1}
@@ -145,7 +137,6 @@ def test_della_takes_rows_of_one_entry(both: Both):
     assert 0 < kept < LLAMA["hidden_size"]
 
 
-@needs("sce")
 def test_sce_weighs_small_task_vectors_too(both: Both):
     """mergekit takes equal weights where the mean squares add up to less than 1e-6, as fine-tuning's often do."""
     base = both.model("base", fill(0))
@@ -155,7 +146,6 @@ def test_sce_weighs_small_task_vectors_too(both: Both):
     assert both.ours(recipe)[NORM][0] == pytest.approx((0.1 * 1e-4 + 0.9 * 3e-4), rel=1e-5)
 
 
-@needs("model_stock")
 def test_model_stock_measures_small_task_vectors_too(both: Both):
     """mergekit takes 1e-6 for a product of norms below it, so that angles between small vectors look right."""
 
@@ -173,7 +163,6 @@ def test_model_stock_measures_small_task_vectors_too(both: Both):
     assert both.theirs(recipe)[NORM][0] == pytest.approx(0.0198 * 1e-4, rel=1e-2)
 
 
-@needs("model_stock")
 def test_model_stock_stays_at_the_base_where_models_disagree(both: Both):
     """A mean cosine below 0 counts as 0; mergekit goes to the other side of the base."""
 
@@ -192,7 +181,6 @@ def test_model_stock_stays_at_the_base_where_models_disagree(both: Both):
 
 
 @pytest.mark.filterwarnings("ignore:.*equals the base")
-@needs("multislerp")
 def test_multislerp_leaves_what_no_model_changed(both: Both):
     """Three task vectors of zeros have no direction, and mergekit stops."""
     models = [both.model(name, fill(1)) for name in ("base", "first", "second", "third")]
@@ -211,7 +199,6 @@ def test_weights_that_cancel_do_not_divide(both: Both):
     assert torch.equal(both.ours(recipe)[NORM], held[0] - held[1])
 
 
-@needs("ties")
 def test_base_keeps_its_zeros(both: Both):
     """Where nothing is added, the base's own bits stay; mergekit adds +0 to −0."""
 
