@@ -58,7 +58,8 @@ def merge_tensor(
         ValueError: an operand or a parameter that is missing, unknown or does not fit; the message names it.
 
     Numerics:
-        As the method says; the same bits as from state dicts and files.
+        As the method says; the same bits as from state dicts and files. On a GPU, each round of statistics that the
+        method declares is waited for.
     """
     finetuned = check.tensors("finetuned", finetuned)
     importances = check.tensors("importances", importances)
