@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Future
+
 import pytest
 
 pytest.importorskip("triton")
 
 from sta_kernels.kernels.triton.audit.cases import COVERING, covering, every_case
 from sta_kernels.kernels.triton.audit.checks import broken
-from sta_kernels.kernels.triton.audit.compile import audit, auditing
+from sta_kernels.kernels.triton.audit.compile import Pair, Report, audit, auditing
 from sta_kernels.kernels.triton.audit.families import Case
 from sta_kernels.kernels.triton.audit.flow import main_loop
 from sta_kernels.kernels.triton.audit.model import LABEL
@@ -45,15 +48,18 @@ def test_the_table_names_what_is_modelled(audited) -> None:
     )  # bytes per element, and the least: six models, the base, six importances, the result
 
 
+@pytest.fixture(scope="module")
+def all_audited(request: pytest.FixtureRequest) -> Iterator[dict[Pair, Future[Report]]]:
+    """Reports to come of the cases that were selected: with ``-k``, a few of the thousands."""
+    selected = [item for item in request.session.items if "all_audited" in getattr(item, "fixturenames", ())]
+    with auditing((item.callspec.params["case"], item.callspec.params["arch"]) for item in selected) as reports:
+        yield reports
+
+
 @pytest.mark.audit
-def test_the_rules_hold_for_all_that_launches_choose() -> None:
-    faults = []
-    with auditing([(case, arch) for case in every_case() for arch in AUDITED]) as reports:
-        for pair, report in reports.items():
-            try:
-                faults += broken(report.result())
-            except Exception as error:  # every case is to be heard
-                faults.append(f"{pair[0]} on {pair[1]}: {error!r}")
+@pytest.mark.parametrize(("case", "arch"), [(case, arch) for case in every_case() for arch in AUDITED], ids=str)
+def test_the_rules_hold_for_all_that_launches_choose(all_audited, case: Case, arch: str) -> None:
+    faults = broken(all_audited.pop((case, arch)).result())
     assert not faults, "\n".join(faults)
 
 
