@@ -1,0 +1,1 @@
+"""Merges from files to files against the floor of their I/O, and against mergekit."""
