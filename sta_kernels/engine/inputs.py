@@ -8,7 +8,9 @@ from types import TracebackType
 
 from sta_kernels.checkpoint import Checkpoint, ImportanceMetadata, TensorEntry, open_checkpoint
 from sta_kernels.engine.jobs import Input
+from sta_kernels.engine.tied_heads import heads, tied_heads
 from sta_kernels.errors import InputError
+from sta_kernels.methods.selection import matches
 from sta_kernels.methods.statistics import Summary
 from sta_kernels.recipe import Recipe
 
@@ -40,6 +42,7 @@ class Inputs:
                 for spec in recipe.models
             ]
             self._check_kinds()
+            self._tied = self._find_tied_heads(recipe.exclude)
         except BaseException:
             self.close()
             raise
@@ -70,6 +73,20 @@ class Inputs:
                     model = self.label(weights[os.path.realpath(file)])
                     raise InputError(f"{file}: given as an importance, but these are the weights of {model}")
 
+    def _find_tied_heads(self, exclude: tuple[str, ...]) -> dict[int, dict[str, str]]:
+        """Heads that a model, or its importance, leaves out as tied; what is excluded may be missing anyhow."""
+        read = dict.fromkeys(index for index in (self.target, self.base, *self.models) if index is not None)
+        known = heads(self.checkpoints[index] for index in read)
+        known = {name: entry for name, entry in known.items() if not matches(name, exclude)}
+        tied = {index: tied_heads(self.checkpoints[index], known) for index in read}
+        for model, importance in zip(self.models, self.importances, strict=True):
+            if importance is not None:
+                entries = self.checkpoints[importance].entries
+                tied[importance] = {
+                    head: first for head, first in tied[model].items() if head not in entries and first in entries
+                }
+        return tied
+
     @property
     def records(self) -> tuple[Input, ...]:
         """What the plan says of them."""
@@ -83,9 +100,17 @@ class Inputs:
         """Entries by name, tied names among them."""
         if index not in self._entries:
             checkpoint = self.checkpoints[index]
-            tied = {alias: checkpoint.entries[first] for alias, first in checkpoint.aliases.items()}
+            tied = {alias: checkpoint.entries[first] for alias, first in self.aliases(index).items()}
             self._entries[index] = {**checkpoint.entries, **tied}
         return self._entries[index]
+
+    def aliases(self, index: int) -> dict[str, str]:
+        """Tied name to the name that it stands for: as the file ties them, and heads that it leaves out as tied."""
+        return {**self.checkpoints[index].aliases, **self._tied.get(index, {})}
+
+    def tied_heads(self, index: int) -> dict[str, str]:
+        """Heads that other models store and this one leaves out, with the embedding that each is tied to."""
+        return self._tied.get(index, {})
 
     def metadata(self, index: int) -> ImportanceMetadata | None:
         """What an importance file says of itself."""

@@ -179,6 +179,7 @@ class _Planner:
         recipe, inputs = self._recipe, self._inputs
         others = [index for index in (inputs.base, *inputs.models) if index is not None and index != inputs.template]
         self._note_repeated()
+        self._note_tied_heads()
         selection = select(
             self._template,
             {inputs.label(index): inputs.without_foreign_aliases(index, self._template) for index in others},
@@ -212,6 +213,16 @@ class _Planner:
                 places = [str(i + 1) for i, other in enumerate(indices) if other == index]
                 if index is not None and len(places) > 1:
                     self.notes.append(f"models {', '.join(places)}: the same {what}, {self._inputs.label(index)}")
+
+    def _note_tied_heads(self) -> None:
+        """Heads that are no tensors of their own, where another model has them as such."""
+        inputs = self._inputs
+        for index in dict.fromkeys(index for index in (inputs.base, *inputs.models) if index is not None):
+            for head, first in inputs.tied_heads(index).items():
+                if index == inputs.template and head in self.aliases:
+                    self.notes.append(f"{inputs.label(index)}: ties {head!r} to {first!r}, so the result does too")
+                elif head in self._template and head not in self.aliases:
+                    self.notes.append(f"{inputs.label(index)}: no {head!r}; it is tied to {first!r}, which is taken")
 
     def _note_filters(self, names: Sequence[str]) -> None:
         """Whether the filters of the recipe find a tensor, by what would be said if they find none."""
@@ -286,13 +297,15 @@ class _Planner:
         inputs = self._inputs
         label = inputs.label(inputs.template)
         for alias, first in selection.aliases.items():
+            said = f"{{}}: {alias!r} and {first!r} differ, but {label} ties them"
+            if alias in inputs.tied_heads(inputs.template):
+                said += f"; `exclude: [{alias}]` leaves that head out; to merge it, give {label} a head of its own"
             for index in dict.fromkeys((inputs.base, *inputs.models, *inputs.importances)):
                 if index is None or first not in selection.merged:
                     continue
                 entries = inputs.stored(index)
                 if alias in entries and first in entries:
                     pair = (self._operand("model", index, first), self._operand("model", index, alias))
-                    said = f"{{}}: {alias!r} and {first!r} differ, but {label} ties them"
                     yield self._comparison(alias, entries[first], pair, said, True)
 
     def _comparison(

@@ -35,12 +35,14 @@ class _View:
         entries: by name in the result; an entry's own name is the stored one.
         stored: entries but for tied names.
         aliases: tied name to the name that it stands for.
+        names: by name in the result, what the input calls it.
     """
 
     input: int
     entries: Mapping[str, TensorEntry]
     stored: Mapping[str, TensorEntry]
     aliases: Mapping[str, str]
+    names: Mapping[str, str]
 
 
 class Region:
@@ -101,6 +103,10 @@ class Region:
         """Tied name to the name that it stands for."""
         return self._views[index].aliases
 
+    def tied_heads(self, index: int) -> Mapping[str, str]:
+        """Heads that an input leaves out because they are its embedding, and that embedding."""
+        return self._inputs.tied_heads(self._views[index].input)
+
     def without_foreign_aliases(self, index: int, names: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
         """Entries, but for tied names outside ``names`` whose tensor is inside: a tied head that one file lists."""
         groups: dict[str, list[str]] = {}
@@ -137,8 +143,7 @@ class Region:
 
     def input_names(self, name: str) -> tuple[str, ...]:
         """What each model calls a tensor; its name in the result where a model has none."""
-        found = (self.entries(index).get(name) for index in self.models)
-        return tuple(name if entry is None else entry.name for entry in found)
+        return tuple(self._views[index].names.get(name, name) for index in self.models)
 
 
 def regions(recipe: Recipe, inputs: Inputs) -> Iterator[Region]:
@@ -162,8 +167,8 @@ def regions(recipe: Recipe, inputs: Inputs) -> Iterator[Region]:
 
 
 def _whole(inputs: Inputs, index: int) -> _View:
-    checkpoint = inputs.checkpoints[index]
-    return _View(index, inputs.entries(index), checkpoint.entries, checkpoint.aliases)
+    entries = inputs.entries(index)
+    return _View(index, entries, inputs.checkpoints[index].entries, inputs.aliases(index), {n: n for n in entries})
 
 
 class _Stacks:
@@ -182,7 +187,7 @@ class _Stacks:
         (self._stack,) = counts
         # A head that is tied to the embedding goes with it, where one checkpoint names what is first and last.
         first, last = (self._template(part) for part in (recipe.slices[0], recipe.slices[-1]))
-        self._tied = inputs.checkpoints[first].aliases if first == last else {}
+        self._tied = inputs.aliases(first) if first == last else {}
 
     def regions(self) -> Iterator[Region]:
         slices = self._recipe.slices
@@ -275,13 +280,16 @@ class _Stacks:
 
 
 def _renamed(inputs: Inputs, index: int, names: Mapping[str, str]) -> _View:
-    checkpoint, entries = inputs.checkpoints[index], inputs.entries(index)
+    entries = inputs.entries(index)
     result = {stored: name for name, stored in names.items()}
     aliases = {
-        result[alias]: result[first] for alias, first in checkpoint.aliases.items() if {alias, first} <= result.keys()
+        result[alias]: result[first]
+        for alias, first in inputs.aliases(index).items()
+        if {alias, first} <= result.keys()
     }
     found = {name: entries[stored] for name, stored in names.items()}
-    return _View(index, found, {name: entry for name, entry in found.items() if name not in aliases}, aliases)
+    stored = {name: entry for name, entry in found.items() if name not in aliases}
+    return _View(index, found, stored, aliases, names)
 
 
 def _of_region(recipe: Recipe, region: Region) -> Recipe:

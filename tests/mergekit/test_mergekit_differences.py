@@ -239,10 +239,12 @@ def test_weight_has_a_default(both: Both):
     assert both.ours(recipe).keys()
 
 
-def test_tied_heads_stay_tied(both: Both):
-    """One model's file repeats the embedding as a head: mergekit writes a head, though the configuration ties it.
+@pytest.mark.filterwarnings("ignore:.*ties 'lm_head.weight'")
+@pytest.mark.parametrize("untied", [False, True])
+def test_tied_heads_stay_tied(both: Both, untied: bool):
+    """One model has a head of its own: mergekit writes one, though the configuration ties it.
 
-    Here the tensors are the base's; an entry that it lacks is refused, and left out by `exclude`.
+    Here the result is tied as the base is. A head that differs from its embedding is refused, and left out on demand.
     """
     tied = {**CONFIG, "tie_word_embeddings": True}
 
@@ -253,15 +255,32 @@ def test_tied_heads_stay_tied(both: Both):
         tensors[HEAD] = tensors[EMBEDDING].clone()
 
     base = both.model("base", drop, tied)
-    recipe = recipe_of("task_arithmetic", both.model("first", copy, tied), base=base, weight=0.5)
+    model = both.model("first", None if untied else copy, {**tied, "tie_word_embeddings": not untied})
+    recipe = recipe_of("task_arithmetic", model, base=base, weight=0.5)
     theirs = both.theirs(recipe)
-    assert torch.equal(theirs[HEAD], theirs[EMBEDDING])
+    assert torch.equal(theirs[HEAD], theirs[EMBEDDING]) != untied
     assert json.loads((both.folder / "theirs" / "config.json").read_text())["tie_word_embeddings"]
-    with pytest.raises(InputError, match=HEAD):
-        both.ours(recipe)
-    ours = both.ours({**recipe, "exclude": [HEAD]})
+    if untied:
+        with pytest.raises(InputError, match=rf"first: '{HEAD}' and .* differ, but .*base ties them"):
+            both.ours(recipe)
+        recipe = {**recipe, "exclude": [HEAD]}
+    ours = both.ours(recipe)
     assert HEAD not in ours
     assert torch.equal(ours[EMBEDDING], theirs[EMBEDDING])
+
+
+def test_heads_that_are_missing_though_not_tied_are_refused(both: Both):
+    """mergekit takes the embedding, whatever a model's configuration says."""
+
+    def drop(tensors: Tensors) -> None:
+        del tensors[HEAD]
+
+    base, model = both.model("base"), both.model("first", drop)
+    recipe = recipe_of("task_arithmetic", model, base=base, weight=1.0)
+    embedding = read_checkpoint(Path(model))[EMBEDDING]
+    assert torch.allclose(both.theirs(recipe)[HEAD], embedding, atol=1e-5)
+    with pytest.raises(InputError, match=rf"first: no entry '{HEAD}'"):
+        both.ours(recipe)
 
 
 def test_all_of_the_base_is_kept(both: Both):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from mergekit_checkpoints import LLAMA, Family, read_checkpoint, write_llama
+from mergekit_checkpoints import LLAMA, Family, read_checkpoint, write_checkpoint, write_llama
 from mergekit_compare import ULPS
 from mergekit_recipes import WEIGHT, Range
 from safetensors.torch import save_file
@@ -35,9 +35,14 @@ class Results:
     ours: Path
     theirs: Path
 
-    def check(self, *, ulps: float = ULPS, floor: float = 0.5) -> None:
-        """Same names; entries within some units in the last place, of ``floor`` where they are smaller."""
+    def check(self, *, ulps: float = ULPS, floor: float = 0.5, without: Collection[str] = ()) -> None:
+        """Same names; entries within some units in the last place, of ``floor`` where they are smaller.
+
+        Names ``without`` which the result is here are mergekit's alone.
+        """
         ours, theirs = read_checkpoint(self.ours), read_checkpoint(self.theirs)
+        assert theirs.keys() >= set(without)
+        theirs = {name: tensor for name, tensor in theirs.items() if name not in without}
         assert ours.keys() == theirs.keys()
         for name, tensor in theirs.items():
             assert ours[name].dtype == tensor.dtype
@@ -208,3 +213,45 @@ def test_head(heads: str, mergekit: Mergekit, families: dict[str, Family], tmp_p
     results = run_both(recipe, mergekit, tmp_path)
     results.check()
     assert ("lm_head.weight" in read_checkpoint(results.ours)) == (heads != "none")
+
+
+@pytest.mark.filterwarnings("ignore:.*tied to 'model.embed_tokens")
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "ties", "slerp"])
+def test_head_of_a_tied_model(method: str, mergekit: Mergekit, families: dict[str, Family], tmp_path: Path):
+    """The base stores a head and a model is tied: its embedding is its head, with the values of the head's name."""
+    base, tied = families["llama"].base, families["tied"].models
+    models = [*tied[:1], *(families["llama"].models[1:2] if method != "slerp" else ())]
+    head = [{"filter": "lm_head", "value": 0.8}, {"value": 0.3}]
+    entries: list[dict[str, Any]] = [{"model": str(path)} for path in models]
+    recipe: dict[str, Any] = {"merge_method": method, "base_model": str(base), "dtype": "float32"}
+    if method == "slerp":
+        recipe["parameters"] = {"t": head}
+    else:
+        for entry in entries:
+            entry["parameters"] = {"weight": head}
+    if method == "linear":
+        entries.insert(0, {"model": str(base), "parameters": {"weight": 1}})
+    run_both({**recipe, "models": entries}, mergekit, tmp_path).check(ulps=80 if method == "slerp" else ULPS)
+
+
+@pytest.mark.filterwarnings("ignore:.*ties 'lm_head.weight'")
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "ties"])
+def test_head_of_a_tied_base(method: str, mergekit: Mergekit, families: dict[str, Family], tmp_path: Path):
+    """A model repeats its embedding as a head: all but the head, which is not written here, is the same."""
+    family = families["tied"]
+    tensors = dict(family.of(family.models[0]))
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    write_checkpoint(tmp_path / "repeated", tensors, json.loads((family.models[0] / "config.json").read_text()))
+    models = [family.base] if method == "linear" else []
+    models += [tmp_path / "repeated", family.models[1]]
+    recipe = {
+        "merge_method": method,
+        "base_model": str(family.base),
+        "models": [{"model": str(path)} for path in models],
+        "parameters": {"weight": [0.4, 0.9]},
+        "dtype": "float32",
+    }
+    results = run_both(recipe, mergekit, tmp_path / "run")
+    results.check(without={"lm_head.weight"})
+    theirs = read_checkpoint(results.theirs)
+    assert torch.equal(theirs["lm_head.weight"], theirs["model.embed_tokens.weight"])
