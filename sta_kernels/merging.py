@@ -211,6 +211,7 @@ class _Merging:
         self._places = places(parts)
         for place in self._places.values():
             method.check_place(settings, place)
+        method.check_names(settings, inputs.template.tensors.keys() - selection.aliases.keys())
         self._earlier = self._shared_results(parts)
 
     def merge(

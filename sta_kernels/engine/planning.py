@@ -86,6 +86,9 @@ def make_plan(
     for job in placed:
         if job.settings is not None:
             method.check_place(job.settings, job.place)
+    for settings in {id(job.settings): job.settings for job in placed}.values():
+        if settings is not None:
+            method.check_names(settings, described.keys())
     budget = Budget.plan(
         max_memory,
         threads,

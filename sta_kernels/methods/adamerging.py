@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,13 @@ class AdaMergingMethod(Method):
     def check_place(self, settings: Settings, place: Place) -> None:
         """Coefficients for every tensor."""
         self._row(settings, place)
+
+    def check_names(self, settings: Settings, names: Collection[str]) -> None:
+        """No coefficients for tensors that there are not."""
+        unknown = [name for name in settings.shared["coefficients"].tensors if name not in names]
+        if unknown:
+            listed = ", ".join(map(repr, unknown[:4])) + (f" and {len(unknown) - 4} more" if len(unknown) > 4 else "")
+            raise InputError(f"adamerging: coefficients: the result has no tensor {listed}; were they learned of it?")
 
     @staticmethod
     def _row(settings: Settings, place: Place) -> tuple[float, ...]:

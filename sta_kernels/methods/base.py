@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -196,6 +196,9 @@ class Method(ABC):
 
     def check_place(self, settings: Settings, place: Place) -> None:
         """Raise InputError where the values do not serve a tensor; called before any is merged."""
+
+    def check_names(self, settings: Settings, names: Collection[str]) -> None:
+        """Raise InputError where the values name tensors that are not among the result's ``names``."""
 
     @property
     def usual_roles(self) -> Roles:

@@ -238,6 +238,8 @@ def test_refusals(net: Net, tmp_path: Path, FX: Any):
     for given, message in (
         ([0.3, 0.3], "2 per tensor for 3 models"),
         ({"v": [1, 1, 1]}, "none for 'w'; exclude it"),
+        ({"w": [1, 1, 1], "v": [1, 1, 1]}, "the result has no tensor 'v'; were"),
+        ({"w": [1, 1, 1], **{f"v{i}": [1, 1, 1] for i in range(6)}}, "'v0', 'v1', 'v2', 'v3' and 2 more"),
         ({"v": [1, 1, 1], "w": [1]}, "one coefficient per model, as many for every tensor"),
         ([], "one coefficient per model"),
         ({"w": 0.3}, "'w': expected one coefficient per model, got 0.3"),
@@ -260,3 +262,25 @@ def test_a_table_reads_back_as_itself(tmp_path: Path):
     assert (again, again.shared, again.tensors) == (table, table.shared, table.tensors)
     assert table.row("w") == (0.2, 0.7)
     assert table.row("v") == (0.1, 1 / 3)
+
+
+def test_coefficients_of_tensors_that_a_recipe_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A name counts as known where a tensor is copied, or has the values of another file."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "m0"):
+        save_file(
+            {"w": torch.ones(2), "v": torch.ones(2), "steps": torch.ones(1, dtype=torch.int64)}, f"{name}.safetensors"
+        )
+    for name, tensors in (
+        ("known", {"w": (1.0,), "v": (0.5,), "steps": (1.0,)}),
+        ("other", {"w": (1.0,), "u": (1.0,)}),
+    ):
+        Path(f"{name}.json").write_text(Coefficients.of(tensors=tensors).to_json())
+    by_filter = [{"filter": "v", "value": "known.json"}, {"value": "other.json"}]
+    recipe: dict[str, Any] = {
+        "merge_method": "adamerging", "base_model": "base.safetensors", "models": [{"model": "m0.safetensors"}],
+    }  # fmt: skip
+    for given, exclude in (("known.json", []), ("known.json", ["v"])):
+        sk.merge_checkpoints({**recipe, "parameters": {"coefficients": given}, "exclude": exclude}, "out", dry_run=True)
+    with pytest.raises(sk.InputError, match="the result has no tensor 'u'"):
+        sk.merge_checkpoints({**recipe, "parameters": {"coefficients": by_filter}}, "out", dry_run=True)
