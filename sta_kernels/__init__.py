@@ -13,7 +13,7 @@ from sta_kernels._version import __version__
 
 if TYPE_CHECKING:
     from sta_kernels import ops
-    from sta_kernels.adamerging import AdaMerging
+    from sta_kernels.adamerging import AdaMerging, ties_selected
     from sta_kernels.compression import compress, decompress
     from sta_kernels.engine import Manifest, Plan, merge_checkpoints, verify
     from sta_kernels.errors import InputError, RunError
@@ -42,6 +42,7 @@ __all__ = [
     "ops",
     "restore_task",
     "tall_masks",
+    "ties_selected",
     "verify",
 ]
 
@@ -63,6 +64,7 @@ _HOME = {
     "merge_checkpoints": "engine",
     "restore_task": "tall",
     "tall_masks": "tall",
+    "ties_selected": "adamerging",
     "verify": "engine",
 }
 

@@ -215,6 +215,66 @@ class AdaMerging:
         return gradient.float()
 
 
+def ties_selected(
+    base: Tensors,
+    finetuned: Sequence[Tensors],
+    *,
+    density: float = 0.2,
+    scope: str = "model",
+    exclude: Sequence[str] = (),
+) -> list[dict[str, Tensor]]:
+    """Each model with only those of its changes that TIES selects: what AdaMerging++ combines in place of the models.
+
+    A change is kept where it is among the ``density`` greatest of its task, and has the sign that the sum of what is
+    kept of all tasks has there::
+
+        selected = ties_selected(base, finetuned)
+        learner = AdaMerging(model, base, selected)
+
+    The saved coefficients belong to these models, which recipes read once they are saved as any state dicts.
+
+    Args:
+        base: see :func:`sta_kernels.merge`.
+        finetuned: one state dict per task.
+        density: share of each task vector's entries that is kept.
+        scope: what it is a share of: the ``model``, as in the paper's code, or each ``tensor``; see ``ties``.
+        exclude: glob patterns over names; entries that match become the base's, as all that is not merged.
+
+    Returns:
+        State dicts with the base's names, tied as it ties them. A selected entry has the model's bits, any other the
+        base's.
+
+    Raises:
+        InputError: see :func:`sta_kernels.merge`.
+    """
+    start = StateDict("base", base)
+    models = tuple(StateDict(f"finetuned[{i}]", each) for i, each in enumerate(finetuned))
+    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+
+    def changes(chosen: Sequence[Tensors]) -> dict[str, Tensor]:
+        found = merge(
+            base, chosen, method="ties", density=density, scope=scope, normalize=False, exclude=exclude,
+            out_dtype=torch.float32,
+        )  # fmt: skip
+        # A kept change is seen in the sum, however small: the distance of two floats is never lost on the nearer one.
+        return {name: (found[start.prefix + name] - tensor.float()).sign() for name, tensor in start.tensors.items()}
+
+    elected = changes(finetuned)
+    selection = choose_entries(
+        Inputs(template=start, models=models, base=start, importances=(), target=None), exclude, ModelData()
+    )
+    selected = []
+    for model, given in zip(models, finetuned, strict=True):
+        own = changes([given])
+        result = {name: tensor.clone() for name, tensor in start.tensors.items() if name not in selection.aliases}
+        for name in selection.merged:
+            stored = model.tensors[str(selection.stored_name(model.tensors, name))]
+            kept = (own[name] != 0) & (own[name] == elected[name])
+            result[name] = torch.where(kept, stored, start.tensors[name])
+        selected.append({start.prefix + name: result[selection.aliases.get(name, name)] for name in start.tensors})
+    return selected
+
+
 def task_dots(tensors: Sequence[tuple[Tensor | None, Tensor, Sequence[Tensor]]]) -> list[list[float]]:
     """``Σ g·τ_i`` of each tensor and task, without forming τ_i; many tensors in one call.
 

@@ -284,3 +284,44 @@ def test_coefficients_of_tensors_that_a_recipe_has_not(tmp_path: Path, monkeypat
         sk.merge_checkpoints({**recipe, "parameters": {"coefficients": given}, "exclude": exclude}, "out", dry_run=True)
     with pytest.raises(sk.InputError, match="the result has no tensor 'u'"):
         sk.merge_checkpoints({**recipe, "parameters": {"coefficients": by_filter}}, "out", dry_run=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_worked_example_with_what_ties_selects(FX: Any, dtype: torch.dtype):
+    """Eighths of the task vectors that are left, a third of the model kept: the signs are +, −, 0, +, + (most), +."""
+    base = {"v": torch.from_numpy(FX.base[:2]).to(dtype), "w": torch.from_numpy(FX.base[2:]).to(dtype)}
+    models = [{"v": torch.from_numpy(t[:2]).to(dtype), "w": torch.from_numpy(t[2:]).to(dtype)} for t in FX.finetuned]
+    selected = sk.ties_selected(base, models, density=0.34)
+    left = torch.tensor([[4.0, 0, 0, 3, 0, 0], [0, -5, 0, 3, 6, 0], [0, 0, 0, 0, 0, 4]]) / 8
+    for model, rest in zip(selected, left, strict=True):
+        assert torch.equal(torch.cat([model["v"], model["w"]]), (torch.from_numpy(FX.base) + rest).to(dtype))
+    merged = sk.merge(base, selected, method="adamerging", coefficients=[0.3, 1.0, 0.0], out_dtype=torch.float32)
+    expected = torch.from_numpy(FX.base) + 0.3 * left[0] + left[1]
+    torch.testing.assert_close(torch.cat([merged["v"], merged["w"]]), expected)
+
+
+def test_what_is_selected_has_the_bits_of_model_or_base(net: Net):
+    """In large and small changes alike, as many as are asked for, and tied where the base ties."""
+    base, models = task_states(net, 3, scale=1e-6)
+    models = [{name: value.to(torch.float32) for name, value in model.items()} for model in models]
+    for model in models:
+        model["again.weight"] = model["middle.weight"]
+    wrapped = {f"module.{name}": value for name, value in base.items()}
+    selected = sk.ties_selected(wrapped, models, density=0.25, scope="tensor", exclude=["last.*"])
+    names = ["first.weight", "middle.weight"]
+    for name in names:
+        deltas = torch.stack([model[name] - base[name] for model in models])
+        kept = torch.zeros_like(deltas)
+        for delta, rest in zip(deltas, kept, strict=True):
+            order = delta.abs().flatten().argsort(descending=True, stable=True)[: delta.numel() // 4]
+            rest.view(-1)[order] = delta.flatten()[order]
+        sign = kept.sum(0).sign()
+        for model, given, rest in zip(selected, models, kept, strict=True):
+            chosen = (rest != 0) & (rest.sign() == sign)
+            assert chosen.any()
+            assert torch.equal(model[f"module.{name}"], torch.where(chosen, given[name], base[name]))
+    for model in selected:
+        assert model.keys() == wrapped.keys()
+        assert model["module.again.weight"] is model["module.middle.weight"]
+        assert torch.equal(model["module.last.weight"], base["last.weight"])
+    sk.AdaMerging(net, base, sk.ties_selected(base, models)).step(batches_of(3))
