@@ -1,4 +1,4 @@
-"""The table of all methods in docs/methods.md, from the registry: what each serves, and what it reads and writes.
+"""The two tables of all methods in docs/methods.md, from the registry: one to choose by, one of what each costs.
 
 Traffic is that of a square float32 matrix of four models, or as many as the method takes, streamed in tiles, with the
 parameters below; everything else is as the methods themselves declare it to the engine.
@@ -6,17 +6,59 @@ parameters below; everything else is as the methods themselves declare it to the
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from sta_kernels import methods, ops
 from sta_kernels.engine.jobs import Job, Operand
 from sta_kernels.engine.planning import statistics_bytes
 from sta_kernels.methods.base import REQUIRED, Method, Settings
+from sta_kernels.recipe.parameters import MERGEKIT_METHODS
 
 SIDE = 4096
 MODELS = 4
 CHOSEN: dict[str, Any] = {"density": 0.5, "select_topk": 0.5, "task": 0, "t": 0.5, "coefficients": [0.3] * MODELS}
 """Values of parameters whose defaults make a method do less than it can, or that have none."""
+LEARNED = {"adamerging": "coefficients that `sk.AdaMerging` learns on unlabelled inputs"}
+"""What parameters without a default are made of, where that is data."""
+
+
+def base_of(method: Method) -> str:
+    """Whether a method merges differences from a base."""
+    roles = method.usual_roles
+    return "no" if not roles.base else "optional" if roles.base_optional else "yes"
+
+
+def number_of_models(method: Method) -> str:
+    """How many models it takes, a base that it reads as such not counted."""
+    least, most = method.models
+    return f"{least} or more" if most is None else str(least) if least == most else f"{least} to {most}"
+
+
+def data_of(method: Method) -> str:
+    """What has to be computed on data before a merge."""
+    if not method.usual_roles.importance:
+        return LEARNED.get(method.name, "no")
+    source = re.sub(r"sk\.\w+(\(.*?\))?", r"`\g<0>`", method.data.written_by)
+    whose = "" if " of " in source else " of each model"
+    found = method.data.alternative(Settings({parameter.name: parameter.default for parameter in method.parameters}))
+    return f"{source}{whose}" + (f"; none with `{found[0]}: {str(found[1]).lower()}`" if found else "")
+
+
+def choice(method: Method) -> str:
+    """One line of the table to choose by."""
+    known = "yes" if method.name in MERGEKIT_METHODS else "no"
+    name = f"[`{method.name}`](#{method.name})"
+    cells = [name, method.summary, known, base_of(method), number_of_models(method), data_of(method)]
+    return f"| {' | '.join(cells)} |"
+
+
+def choice_table() -> str:
+    """The table to choose by, as Markdown."""
+    head = "| method | what it does | in mergekit | needs a base | models | needs data |"
+    return "\n".join(
+        [head, "| --- | --- | --- | --- | --- | --- |", *(choice(methods.get(n)) for n in methods.names())]
+    )
 
 
 def settings_of(method: Method) -> tuple[Settings, int]:
@@ -48,7 +90,7 @@ def job_of(method: Method) -> Job:
 
 
 def row(method: Method) -> str:
-    """One line of the table."""
+    """One line of the table of costs."""
     job = job_of(method)
     rounds = list(job.rounds(method))
     passes = 1 + sum(max(statistic.passes for statistic, _ in round_) for round_ in rounds)
@@ -58,12 +100,11 @@ def row(method: Method) -> str:
     served = ["yes" if hasattr(ops, method.name) else "no", "yes", "yes", "yes"]
     traffic = "–" if tier == "C" else f"{read / job.size + job.out_unit:g}"
     pieces = "1, whole" if method.whole else str(passes)
-    name = f"[`{method.name}`](#{method.name})"
-    return f"| {' | '.join([name, *served, *compute, tier, traffic, pieces])} |"
+    return f"| {' | '.join([f'`{method.name}`', *served, *compute, tier, traffic, pieces])} |"
 
 
 def method_table() -> str:
-    """The table, as Markdown."""
+    """The table of costs, as Markdown."""
     head = "| method | op | state dicts | files | recipes | CPU | GPU | tier | bytes per entry | passes |"
     rule = "| --- | --- | --- | --- | --- | --- | --- | --- | ---: | ---: |"
     return "\n".join([head, rule, *(row(methods.get(name)) for name in methods.names())])

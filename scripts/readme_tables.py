@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks import bars, records
 from benchmarks.summary import bar_table, provenance
-from scripts.method_table import method_table
+from scripts.method_table import choice_table, method_table
 from sta_kernels.demo.table import render as demo_table
 
 ROOT = Path(__file__).parents[1]
@@ -77,6 +77,11 @@ def written(text: str) -> str:
     return filled(text, "benchmarks", benchmark_section(records.read(records.RESULTS)))
 
 
+def written_methods(text: str) -> str:
+    """The page of methods with its tables as the registry says."""
+    return filled(filled(text, "choice", choice_table()), "methods", method_table())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the README, or check it."""
     parser = argparse.ArgumentParser(description="Write the README's tables from docs/demo and benchmarks/results.")
@@ -86,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.demo is not None:
         take_over(arguments.demo)
     stale = False
-    for document, write in ((README, written), (METHODS, lambda text: filled(text, "methods", method_table()))):
+    for document, write in ((README, written), (METHODS, written_methods)):
         before = document.read_text(encoding="utf-8")
         after = write(before)
         if arguments.check and after != before:
