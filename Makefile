@@ -59,6 +59,10 @@ bench-gpu: $(VENV)/.with-test $(VENV)/.with-bench ## on a GPU: test the kernels,
 bench-memory: $(VENV)/.with-bench ## merge large checkpoints under several memory limits; takes 8 GB of disk
 	$(PYTHON_IN) -m benchmarks.memory $(BENCH_ARGS)
 
+.PHONY: bench-disk
+bench-disk: $(VENV)/.with-bench ## time merges from files to files against their I/O; 6 GB of /dev/shm; docs in benchmarks/README.md
+	$(PYTHON_IN) -m benchmarks.disk $(if $(wildcard $(MERGEKIT_VENV)/.with-mergekit),--mergekit-python $(MERGEKIT_VENV)/bin/python) $(BENCH_ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.with-dev ## check style, types and formatting, and that the README's tables are those of their data
 	$(VENV)/bin/ruff check .

@@ -12,17 +12,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import checkpoints, records
+from benchmarks import checkpoints, processes, records
 
-INTERVAL = 0.01
 MB = 10**6
 
 
@@ -90,17 +87,7 @@ def merge(recipe: Path, out: Path, limit: int, threads: int) -> dict[str, Any]:
     """
     command = [*records.program(), "merge", str(recipe), str(out)]
     command += ["--max-memory", f"{limit}", "--threads", f"{threads}", "--quiet"]
-    began = time.perf_counter()
-    with subprocess.Popen(command, cwd=records.HERE) as process:
-        peak, samples, due = 0, 0, began
-        while process.poll() is None:
-            peak = max(peak, rss_anon(process.pid))
-            samples += 1
-            due += INTERVAL
-            time.sleep(max(0.0, due - time.perf_counter()))
-    seconds = time.perf_counter() - began
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
+    watched = processes.watch(command)
     digest = hashlib.sha256()
     for path in sorted(out.glob("*.safetensors")):
         with open(path, "rb") as file:
@@ -108,22 +95,11 @@ def merge(recipe: Path, out: Path, limit: int, threads: int) -> dict[str, Any]:
                 digest.update(block)
     return {
         "rounds": 1,
-        "seconds": {"p50": records.rounded(seconds)},
-        "rss_anon": peak,
-        "samples": samples,
+        "seconds": {"p50": records.rounded(watched.seconds)},
+        "rss_anon": watched.rss_anon,
+        "samples": watched.samples,
         "sha256": digest.hexdigest(),
     }
-
-
-def rss_anon(pid: int) -> int:
-    """Anonymous resident bytes of a process; 0 once it has ended."""
-    try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,210 @@
+"""One recipe: the floor, the command's start-up, the merge, and mergekit, in turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks import processes, records
+from benchmarks.disk.floor import Floor
+from benchmarks.disk.models import Family
+from benchmarks.disk.recipes import Recipe
+
+MANIFEST = "sta_kernels_manifest.json"
+_PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all contests of a storage have in common.
+
+    Attributes:
+        family: the checkpoints.
+        scratch: a folder beside them, for recipe and outputs.
+        floor: the program.
+        rounds: that are timed.
+        cold: drop the inputs from the page cache before each run, and sync the floor's output.
+        options: more arguments of the merge.
+        mergekit: Python that has it; None to leave it out.
+        mergekit_rounds: fewer: it takes minutes.
+    """
+
+    family: Family
+    scratch: Path
+    floor: Floor
+    rounds: int
+    cold: bool = False
+    options: Sequence[str] = ()
+    mergekit: str | None = None
+    mergekit_rounds: int = 3
+
+    def measure(self, recipe: Recipe) -> dict[str, Any]:
+        """Figures of a row.
+
+        Raises:
+            subprocess.CalledProcessError: a command failed; its message is on the terminal.
+            AssertionError: the rounds of the merge differ in their bytes, the native core did not serve, or a dropped file
+                is still cached.
+        """
+        run = _Runs(self, recipe)
+        size = run.prepare()
+        times: dict[str, list[float]] = {"floor": [], "merge": [], "startup": [], "mergekit": []}
+        for index in range(self.rounds):
+            times["floor"].append(run.floor(size))
+            times["startup"].append(run.startup())
+            times["merge"].append(run.merge())
+            if run.rivals and index < self.mergekit_rounds:
+                times["mergekit"].append(run.mergekit())
+        figures: dict[str, Any] = {
+            "rounds": self.rounds,
+            "bytes": {"read": sum(path.stat().st_size for path in run.inputs), "written": size},
+            "seconds": quantiles(times["merge"]),
+            "startup": quantiles(times["startup"]),
+            "floor": quantiles(times["floor"]),
+            "ratio": ratios(times, subtract=not self.cold),
+            "rss_anon": max(run.peaks["merge"]),
+            "digest": run.digest,
+        }
+        if times["mergekit"]:
+            pairs = zip(times["mergekit"], times["merge"], strict=False)  # the rounds that both ran in
+            figures["mergekit"] = {
+                "rounds": len(times["mergekit"]),
+                "seconds": quantiles(times["mergekit"]),
+                "speedup": quantiles([theirs / ours for theirs, ours in pairs]),
+                "rss_anon": max(run.peaks["mergekit"]),
+            }
+        return figures
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float]:
+    """p20, p50 and p80."""
+    if len(values) == 1:
+        return dict.fromkeys(("p20", "p50", "p80"), records.rounded(values[0]))
+    cuts = statistics.quantiles(values, n=10, method="inclusive")
+    return {"p20": records.rounded(cuts[1]), "p50": records.rounded(cuts[4]), "p80": records.rounded(cuts[7])}
+
+
+def ratios(times: Mapping[str, Sequence[float]], *, subtract: bool) -> dict[str, float]:
+    """Merge over floor, round by round; where start-up is subtracted, its median: it hardly varies with the storage."""
+    started = statistics.median(times["startup"]) if subtract else 0.0
+    return quantiles([(merge - started) / floor for merge, floor in zip(times["merge"], times["floor"], strict=True)])
+
+
+@dataclass
+class _Runs:
+    """The contenders."""
+
+    bench: Bench
+    recipe: Recipe
+    digest: str | None = None
+    peaks: dict[str, list[int]] = field(default_factory=lambda: {"merge": [], "mergekit": []})
+
+    def __post_init__(self) -> None:
+        self.inputs = self.recipe.inputs(self.bench.family)
+        self.rivals = self.bench.mergekit is not None and self.recipe.speedup is not None
+        self._path = self.bench.scratch / "recipe.yaml"
+        self._out = self.bench.scratch / "out"
+
+    def prepare(self) -> int:
+        """Write the recipe, run what is to be timed once, and return the size of the weights."""
+        self.recipe.write(self.bench.family, self._path)
+        if self.bench.cold:
+            for path in self.inputs:
+                _synced(path)
+        size = self._outcome(self._command())
+        self.startup()
+        self.floor(size)
+        self.peaks["merge"].clear()
+        return size
+
+    def floor(self, size: int) -> float:
+        return self._afresh(lambda: self.bench.floor.run(self.inputs, self._out / "floor", size, sync=self.bench.cold))
+
+    def startup(self) -> float:
+        return processes.watch([*self._command(), "--dry-run"], stdout=subprocess.DEVNULL).seconds
+
+    def merge(self) -> float:
+        return self._afresh(lambda: self._watched("merge", self._command()))
+
+    def mergekit(self) -> float:
+        """The command of its environment; there is no other way in that needs less of it."""
+        assert self.bench.mergekit is not None
+        program = Path(self.bench.mergekit).with_name("mergekit-yaml")
+        command = [str(program), str(self._path), str(self._out), "--quiet", "-j", str(self.bench.floor.threads)]
+        return self._afresh(lambda: self._watched("mergekit", command))
+
+    def _command(self) -> list[str]:
+        command = [*records.program(), "merge", str(self._path), str(self._out), "--quiet"]
+        return [*command, "--threads", str(self.bench.floor.threads), *self.bench.options]
+
+    def _watched(self, name: str, command: Sequence[str]) -> float:
+        watched = processes.watch(command)
+        self.peaks[name].append(watched.rss_anon)
+        if name == "merge":
+            self._same_bytes()
+        return watched.seconds
+
+    def _afresh(self, run: Callable[[], float]) -> float:
+        """Run with an empty output folder, and, where it is to be cold, nothing of the inputs in memory."""
+        self._out.mkdir()
+        try:
+            if self.bench.cold:
+                for path in self.inputs:
+                    drop(path)
+            return run()
+        finally:
+            shutil.rmtree(self._out)
+
+    def _outcome(self, command: Sequence[str]) -> int:
+        self._out.mkdir()
+        try:
+            self._watched("merge", command)
+            return sum(path.stat().st_size for path in self._out.glob("*.safetensors"))
+        finally:
+            shutil.rmtree(self._out)
+
+    def _same_bytes(self) -> None:
+        manifest = json.loads((self._out / MANIFEST).read_text())
+        assert manifest["served_by"]["backend"] == "native", manifest["served_by"]
+        files = manifest["files"]
+        digest = "-".join(files[name]["digest"] for name in sorted(files) if name.endswith(".safetensors"))
+        assert self.digest in (None, digest), f"one merge gave {self.digest}, the next {digest}"
+        self.digest = digest
+
+
+def _synced(path: Path) -> None:
+    """Pages that are not yet on the disk cannot be dropped."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def drop(path: Path) -> None:
+    """Drop a file that is on the disk from the page cache.
+
+    Raises:
+        AssertionError: some of it is still there.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        size = os.fstat(fd).st_size
+        assert not any(_cached(fd, offset) for offset in range(0, size, max(_PAGE, size // 64))), f"{path} is cached"
+    finally:
+        os.close(fd)
+
+
+def _cached(fd: int, offset: int) -> bool:
+    try:
+        return os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT) > 0
+    except BlockingIOError:
+        return False
