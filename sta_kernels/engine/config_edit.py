@@ -8,19 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sta_kernels.recipe import Recipe
+from sta_kernels.engine.chat_template import (
+    TEMPLATE_FILE,
+    TEMPLATE_KEY,
+    WITH_TEMPLATE,
+    most_common,
+    own_template,
+    read_json,
+)
+from sta_kernels.recipe import AUTO, Recipe
 from sta_kernels.recipe.depth import layer_counts
 
 if TYPE_CHECKING:
     from sta_kernels.engine.inputs import Inputs
 
 CONFIG = "config.json"
-TEMPLATE_FILE = "chat_template.jinja"
-_TEMPLATE_KEY = "chat_template"
-_WITH_TEMPLATE = ("tokenizer_config.json", "chat_template.json")
 _TOKENIZER = frozenset(
     (
-        *_WITH_TEMPLATE, TEMPLATE_FILE, "tokenizer.json", "tokenizer.model", "special_tokens_map.json", "merges.txt",
+        *WITH_TEMPLATE, TEMPLATE_FILE, "tokenizer.json", "tokenizer.model", "special_tokens_map.json", "merges.txt",
         "added_tokens.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json",
     )
 )  # fmt: skip
@@ -41,6 +46,7 @@ class Edits:
             models are merged.
         had: layers of the template, by its tensors' names.
         chat_template: Jinja text, or None to leave the template's own.
+        chosen: what to say of how it was chosen.
         tokenizer: whether tokenizer files are copied.
         card: whether a model card is written.
     """
@@ -51,6 +57,7 @@ class Edits:
     chat_template: str | None = None
     tokenizer: bool = True
     card: bool = True
+    chosen: str | None = None
 
     @classmethod
     def of(cls, recipe: Recipe, inputs: Inputs, *, tokenizer: bool, card: bool) -> Edits:
@@ -58,7 +65,10 @@ class Edits:
         starts = ((s.sources[0].start if s.base_start is None else s.base_start, s.layers) for s in recipe.slices)
         layers = tuple(start + i for start, count in starts for i in range(count))
         had = max(layer_counts(inputs.entries(inputs.template)).values()) if layers else 0
-        return cls(recipe.dtype, layers, had, recipe.chat_template, tokenizer, card)
+        template, chosen = recipe.chat_template, None
+        if template == AUTO:
+            template, chosen = _plurality(inputs)
+        return cls(recipe.dtype, layers, had, template, tokenizer, card, chosen)
 
     def keeps(self, file: Path) -> bool:
         """Whether a side file is in the result."""
@@ -70,13 +80,13 @@ class Edits:
             return self._config(file)
         if self.chat_template is not None and file.name == TEMPLATE_FILE:
             return self.chat_template.encode()
-        if self.chat_template is not None and file.name in _WITH_TEMPLATE:
-            known = _read(file)
-            return None if known is None else _written({**known, _TEMPLATE_KEY: self.chat_template})
+        if self.chat_template is not None and file.name in WITH_TEMPLATE:
+            known = read_json(file)
+            return None if known is None else _written({**known, TEMPLATE_KEY: self.chat_template})
         return None
 
     def _config(self, file: Path) -> bytes | None:
-        config = _read(file)
+        config = read_json(file)
         if config is None:
             return None
         before = json.dumps(config)
@@ -87,9 +97,11 @@ class Edits:
         return _written(config) if json.dumps(config) != before else None
 
     def notes(self, files: list[Path]) -> Iterator[str]:
-        """What cannot be set, by the template's side files."""
+        """What was chosen, and what cannot be set, by the template's side files."""
+        if self.chosen is not None:
+            yield self.chosen
         by_name = {file.name: file for file in files}
-        config = _read(by_name[CONFIG]) if self.layers and CONFIG in by_name else None
+        config = read_json(by_name[CONFIG]) if self.layers and CONFIG in by_name else None
         if config is not None and not any(isinstance(part[key], int) for part, key in _of_layers(config, self.had)):
             yield (
                 f"{by_name[CONFIG]}: no key holds its number of layers, {self.had}; set it to {len(self.layers)} in "
@@ -99,6 +111,17 @@ class Edits:
             yield "chat_template: written, but there is no tokenizer_config.json beside it"
 
 
+def _plurality(inputs: Inputs) -> tuple[str | None, str]:
+    """The chat template that most models have, None where that is the template's own anyway; and what to say of it."""
+    read = dict.fromkeys(index for index in (inputs.template, inputs.base, *inputs.models) if index is not None)
+    files = {index: inputs.checkpoints[index].side_files() for index in read}
+    template, number, having = most_common(files.values())
+    if template is None:
+        return None, "chat_template: auto, but no model has one"
+    said = f"chat_template: auto, that of {number} of the {having} models that have one"
+    return None if template == own_template(files[inputs.template]) else template, said
+
+
 def _of_layers(config: dict[str, Any], had: int) -> Iterator[tuple[dict[str, Any], str]]:
     """Keys that hold the number of layers, or a list of one value per layer; of nested configurations as well."""
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
@@ -106,14 +129,6 @@ def _of_layers(config: dict[str, Any], had: int) -> Iterator[tuple[dict[str, Any
             number = key in _LAYER_KEYS and type(value) is int and value == had
             if number or (key in _LISTS_OF_LAYERS and isinstance(value, list) and len(value) == had):
                 yield part, key
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _written(content: dict[str, Any]) -> bytes:

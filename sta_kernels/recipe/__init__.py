@@ -3,5 +3,6 @@
 from sta_kernels.recipe.depth import relative_depths
 from sta_kernels.recipe.models import ModelSpec
 from sta_kernels.recipe.recipe import Recipe
+from sta_kernels.recipe.schema import AUTO
 
-__all__ = ["ModelSpec", "Recipe", "relative_depths"]
+__all__ = ["AUTO", "ModelSpec", "Recipe", "relative_depths"]

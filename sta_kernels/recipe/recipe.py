@@ -33,7 +33,7 @@ class Recipe:
         exclude: globs of tensors that are copied from the base.
         split: glob to number of equal parts along the first dimension that are treated as tensors of their own.
         dtype: safetensors code of what is written (``out_dtype``, else ``dtype``), or None for the base's own.
-        chat_template: Jinja text that takes the place of the base's, or None.
+        chat_template: Jinja text in place of the base's; ``auto``: the one that most of the models have; or None.
         notes: what the reader of a plan should know: keys that are accepted without effect, and the like.
         text: the YAML.
         path: where it was read, or None.

@@ -34,6 +34,13 @@ _KEYS = (
     "out_dtype", "tokenizer_source", "tokenizer", "chat_template",
 )  # fmt: skip
 _CONTENTS = ("models", "slices", "modules")
+AUTO = "auto"
+"""In place of a chat template: the one that most of the models have."""
+_CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' ~ message.role ~ '\\n' ~ message.content ~ '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+_OTHER_TEMPLATES = ("alpaca", "exaone", "llama3", "mistral")
 
 
 def read_fields(root: Node) -> dict[str, Any]:
@@ -155,12 +162,16 @@ def _check_tokenizer(keys: Mapping[str, Node]) -> None:
 def _chat_template(node: Node | None) -> str | None:
     if node is None or node.value is None:
         return None
-    if "{" not in node.text():
+    text = node.text()
+    if text == "chatml":
+        return _CHATML
+    if text != AUTO and "{" not in text:
+        known = "mergekit's template of that name is not here" if text in _OTHER_TEMPLATES else "no template's name"
         node.fail(
-            f"expected the template itself, as Jinja text, not {node.described}: templates by name and `auto` are not "
-            "supported; without the key, the base's is kept"
+            f"{node.described}: {known}; give `chatml`, `auto` for the one that most models have, or the template "
+            "itself as Jinja text; without the key, the base's is kept"
         )
-    return node.text()
+    return text
 
 
 def _method(root: Node, keys: Mapping[str, Node]) -> Method:

@@ -78,3 +78,54 @@ def test_a_configuration_that_is_no_json_is_copied():
     Path("a/config.json").write_text("not json")
     merge(dtype="bfloat16")
     assert Path("out/config.json").read_text() == "not json"
+
+
+def chat_of(name: str, **files: str) -> dict[str, str]:
+    """A model with chat templates in some files."""
+    Path(name).mkdir()
+    save_file({"w": torch.ones(3)}, f"{name}/model.safetensors")
+    for stem, content in files.items():
+        Path(name, f"{stem}.json" if content.startswith(("{", "[")) else f"{stem}.jinja").write_text(content)
+    return {"model": name}
+
+
+def test_the_template_that_most_models_have():
+    """Wherever each has it, and but for blanks around it; a model without one has no say."""
+    named = json.dumps(
+        {"chat_template": [{"name": "tools", "template": "old"}, {"name": "default", "template": " new"}]}
+    )
+    models = [
+        {"model": "a"},
+        chat_of("b", tokenizer_config=named),
+        chat_of("c", chat_template="new\n", tokenizer_config='{"chat_template": "old"}'),
+        chat_of("d", tokenizer_config='{"eos_token": "e"}'),
+        chat_of("e", chat_template='{"chat_template": "new"}', tokenizer_config='["no mapping"]'),
+        chat_of("f", tokenizer_config='{"chat_template": 3}'),
+    ]
+    with pytest.warns(UserWarning, match="chat_template: auto, that of 3 of the 4 models that have one"):
+        merge(models=models, chat_template="auto")
+    assert read("tokenizer_config.json") == {"chat_template": "new", "eos_token": "é"}
+    assert Path("out/chat_template.jinja").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ('{"chat_template": "old"}', "that of 2 of the 2 models"),
+        ('{"chat_template": "new"}', "that of 1 of the 2 models"),
+        ("{}", "that of 1 of the 1 models"),
+    ],
+)
+def test_the_bases_own_is_first_among_equals_and_changes_nothing(other: str, said: str):
+    models = [chat_of("b", tokenizer_config=other), {"model": "a"}]
+    with pytest.warns(UserWarning, match=said):
+        merge(models=models, base_model="a", merge_method="task_arithmetic", chat_template="auto")
+    assert Path("out/tokenizer_config.json").read_bytes() == Path("a/tokenizer_config.json").read_bytes()
+    assert not Path("out/chat_template.jinja").exists()
+
+
+def test_no_model_with_a_template():
+    Path("a/tokenizer_config.json").write_text("{}")
+    with pytest.warns(UserWarning, match="chat_template: auto, but no model has one"):
+        merge(chat_template="auto")
+    assert not Path("out/chat_template.jinja").exists()

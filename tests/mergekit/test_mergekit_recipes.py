@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from mergekit_checkpoints import LLAMA, Family, read_checkpoint, write_checkpoint, write_llama
 from mergekit_compare import ULPS
 from mergekit_recipes import WEIGHT, Range
@@ -255,3 +256,42 @@ def test_head_of_a_tied_base(method: str, mergekit: Mergekit, families: dict[str
     results.check(without={"lm_head.weight"})
     theirs = read_checkpoint(results.theirs)
     assert torch.equal(theirs["lm_head.weight"], theirs["model.embed_tokens.weight"])
+
+
+TOKENIZER = {
+    "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+    "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None, "decoder": None,
+    "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1}, "unk_token": "[UNK]"},
+}  # fmt: skip
+CONVERSATION = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": " Why? "}]
+
+
+@pytest.mark.filterwarnings("ignore:chat_template")
+@pytest.mark.parametrize("given", ["auto", "chatml", "{% for message in messages %}{{ message.content }}{% endfor %}"])
+def test_chat_template(given: str, mergekit: Mergekit, tmp_path: Path):
+    """The same conversation as text, whichever way the template is given."""
+    family = write_llama(tmp_path / "models", seed=31)
+    for folder, template in zip((family.base, *family.models), ("old", "new", "old", "new", "new"), strict=True):
+        text = f"{template}{{% for message in messages %}}{{{{ message.role }}}}{{% endfor %}}"
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": text, "unk_token": "[UNK]"}
+        (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    recipe = {
+        "merge_method": "task_arithmetic",
+        "base_model": str(family.base),
+        "models": [{"model": str(path)} for path in family.models],
+        "parameters": {"weight": 0.3},
+        "dtype": "float32",
+        "chat_template": given,
+    }
+    results = run_both(recipe, mergekit, tmp_path / "run", copy_tokenizer=True)
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)  # as transformers has it
+    ours, theirs = ((folder / "chat_template.jinja").read_text() for folder in (results.ours, results.theirs))
+    for opens in (False, True):
+        said = [
+            environment.from_string(text).render(messages=CONVERSATION, add_generation_prompt=opens)
+            for text in (ours, theirs)
+        ]
+        assert said[0] == said[1]
+        assert ("<|im_start|>user\n Why? <|im_end|>" in said[0]) == (given == "chatml")
+        assert said[0].startswith("new") == (given == "auto")
