@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     option("--merge-options", nargs=argparse.REMAINDER, default=[], help="the rest goes to `sta-kernels merge`")
     option("--results", type=Path, default=records.RESULTS, metavar="DIR", help="default: benchmarks/results")
     arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # gigabytes of files must not stay behind
     try:
         rows = list(measured(arguments))
     except RuntimeError as error:

@@ -50,8 +50,8 @@ class Bench:
 
         Raises:
             subprocess.CalledProcessError: a command failed; its message is on the terminal.
-            AssertionError: the rounds of the merge differ in their bytes, the native core did not serve, or a dropped file
-                is still cached.
+            AssertionError: the rounds of the merge differ in their bytes, the native core did not serve them, or a
+                dropped file is still cached.
         """
         run = _Runs(self, recipe)
         size = run.prepare()

@@ -1,9 +1,9 @@
-"""Llama-like checkpoints of a given size with realistic deltas, as mergekit reads them too. Seeded; written without the
-package under test.
+"""Llama-like checkpoints of a given size with realistic deltas, which mergekit reads, too.
 
-Weights are normal with σ = 0.02; a model differs from the base by σ = 1e-4 or 2e-3, in turn, and is rounded to bfloat16: of
-the small differences, a fifth equal the threshold of a trim. Importances are products of two normal numbers, positive,
-in bfloat16, with their statistics in the file, as ``TaylorImportance.save`` writes them.
+Seeded, and written without the package under test. Weights are normal with σ = 0.02; a model differs from the base by
+σ = 1e-4 or 2e-3, in turn, and is rounded to bfloat16: of the small differences, a fifth equal the threshold of a trim.
+Importances are products of two normal numbers, positive, in bfloat16, with their statistics in the file, as
+``TaylorImportance.save`` writes them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ROOM = 80  # bytes of a tensor's statistics, at most
 
 @dataclass(frozen=True)
 class Family:
-    """A base and what was fine-tuned from it: folders that hold :data:`WEIGHTS` and, but for the base, :data:`IMPORTANCE`."""
+    """Folders of a base and of what was fine-tuned from it: :data:`WEIGHTS`, and for models :data:`IMPORTANCE`."""
 
     base: Path
     models: tuple[Path, ...]
