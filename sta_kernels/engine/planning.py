@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sta_kernels.checkpoint import TensorEntry, plan_shards
+from sta_kernels.engine import notes
 from sta_kernels.engine.config_edit import Edits
 from sta_kernels.engine.devices import Placement
 from sta_kernels.engine.groups import plan_groups
@@ -61,7 +62,8 @@ def make_plan(
         InputError: names, shapes, dtypes or importances that do not match; too little memory.
     """
     planners = [_Planner(region) for region in regions(recipe, inputs)]
-    jobs = [job for planner in planners for job in planner.jobs()]
+    where = places(part for planner in planners for part in planner.select())
+    jobs = [job for planner in planners for job in planner.jobs(where)]
     described = {job.tensor: (job.tensor, job.dtype, job.shape) for job in jobs if job.action != "compare"}
     names = [name for planner in planners for name in planner.names if name in described]
     aliases = {alias: first for planner in planners for alias, first in planner.aliases.items()}
@@ -78,6 +80,10 @@ def make_plan(
         placed.append(job)
     placed.sort(key=lambda job: (job.shard, job.offset))
     method = recipe.method
+    declared = [statistic for job in placed for round_ in job.rounds(method) for statistic, _ in round_]
+    sets = {job.tasks for job in placed if job.action == "merge"}
+    if len(sets) > 1 and any(statistic.scope == "model" for statistic in declared):
+        raise InputError("slices: a statistic over the whole model needs the same models in the same order in each")
     needing = [job for job in placed if job.streamed(method)]
     segment_bytes = (job.memory(job.size) for job in needing)
     undivided = [job for job in placed if job.granule > 1 or job.whole(method)]
@@ -103,9 +109,6 @@ def make_plan(
         check_tile(job, budget)
     shared = sum(statistics_bytes(job, method, ("block", "model")) for job in placed)
     alone = sum(statistics_bytes(job, method, ("segment",)) for job in needing if job.memory(job.size) > budget.whole)
-    declared = [statistic for job in placed for round_ in job.rounds(method) for statistic, _ in round_]
-    if recipe.slices and any(statistic.scope == "model" for statistic in declared):
-        raise InputError("slices: a statistic over the whole model needs the same models in every layer")
     tiers = {statistic.tier for statistic in declared}
     edits = Edits.of(recipe, inputs, tokenizer=copy_tokenizer, card=write_model_card)
     side_files = [file for file in inputs.checkpoints[inputs.template].side_files() if edits.keeps(file)]
@@ -174,16 +177,13 @@ class _Planner:
         self.aliases = dict(region.aliases(region.template))
         self.notes: list[str] = []
         self.filters: dict[str, bool] = {}
-        self._places: dict[str, Place] = {}
         self._without: frozenset[str] = frozenset()
 
-    def jobs(self) -> Iterator[Job]:
-        """One per segment that is merged, one per tensor that is copied, one per set of tensors that must agree."""
+    def select(self) -> list[Segment]:
+        """Decide about every tensor; returns the segments of those that are merged."""
         recipe, inputs = self._recipe, self._inputs
         others = [index for index in (inputs.base, *inputs.models) if index is not None and index != inputs.template]
-        self._note_repeated()
-        self._note_tied_heads()
-        selection = select(
+        self._selection = selection = select(
             self._template,
             {inputs.label(index): inputs.without_foreign_aliases(index, self._template) for index in others},
             label=inputs.label(inputs.template),
@@ -191,41 +191,32 @@ class _Planner:
             aliases=self.aliases,
         )
         self._note_filters(selection.merged)
-        settings = {
+        self.notes += [*notes.repeated(inputs), *notes.tied_heads(inputs, selection.merged)]
+        self._settings = {
             name: recipe.settings(name, self._depths[name], inputs.input_names(name)) for name in selection.merged
         }
-        frozen = self._frozen(selection, settings)
-        merged = [name for name in selection.merged if name not in frozen]
+        self._untouched = self._frozen(selection, self._settings)
+        merged = [name for name in selection.merged if name not in self._untouched]
         check_split(recipe.split, merged)
-        for name in (*selection.excluded, *selection.copied, *frozen):
+        self._parts = {name: segments(name, self._template[name].shape, recipe.split) for name in merged}
+        return [part for parts in self._parts.values() for part in parts]
+
+    def jobs(self, places: Mapping[str, Place]) -> Iterator[Job]:
+        """One per segment that is merged, one per tensor that is copied, one per set of tensors that must agree.
+
+        Args:
+            places: of all segments of all regions, by name.
+        """
+        selection = self._selection
+        for name in (*selection.excluded, *selection.copied, *self._untouched):
             yield self._copy(name)
         for name in selection.copied:
             yield from self._agreeing(name)
-        for name in frozen:
+        for name in self._untouched:
             yield self._untrained(selection, name)
-        parts = {name: segments(name, self._template[name].shape, recipe.split) for name in merged}
-        self._places = places(part for each in parts.values() for part in each)
-        for name in merged:
-            yield from self._merge(selection, name, parts[name], settings[name])
+        for name, parts in self._parts.items():
+            yield from self._merge(selection, name, parts, self._settings[name], places)
         yield from self._ties(selection)
-
-    def _note_repeated(self) -> None:
-        """Models or importances that stand there twice: seldom meant, and STA adds nothing where importances tie."""
-        for what, indices in (("model", self._inputs.models), ("importance", self._inputs.importances)):
-            for index in dict.fromkeys(indices):
-                places = [str(i + 1) for i, other in enumerate(indices) if other == index]
-                if index is not None and len(places) > 1:
-                    self.notes.append(f"models {', '.join(places)}: the same {what}, {self._inputs.label(index)}")
-
-    def _note_tied_heads(self) -> None:
-        """Heads that are no tensors of their own, where another model has them as such."""
-        inputs = self._inputs
-        for index in dict.fromkeys(index for index in (inputs.base, *inputs.models) if index is not None):
-            for head, first in inputs.tied_heads(index).items():
-                if index == inputs.template and head in self.aliases:
-                    self.notes.append(f"{inputs.label(index)}: ties {head!r} to {first!r}, so the result does too")
-                elif head in self._template and head not in self.aliases:
-                    self.notes.append(f"{inputs.label(index)}: no {head!r}; it is tied to {first!r}, which is taken")
 
     def _note_filters(self, names: Sequence[str]) -> None:
         """Whether the filters of the recipe find a tensor, by what would be said if they find none."""
@@ -318,7 +309,14 @@ class _Planner:
             name, name, entry.shape, "compare", 0, entry.size, entry.dtype, operands, differing=differing, refuse=refuse
         )
 
-    def _merge(self, selection: Selection, name: str, parts: Sequence[Segment], settings: Settings) -> Iterator[Job]:
+    def _merge(
+        self,
+        selection: Selection,
+        name: str,
+        parts: Sequence[Segment],
+        settings: Settings,
+        places: Mapping[str, Place],
+    ) -> Iterator[Job]:
         """The segments of a merged tensor."""
         inputs, method = self._inputs, self._recipe.method
         entry = self._template[name]
@@ -339,7 +337,7 @@ class _Planner:
                 operands.append(operand)
                 summaries.append(inputs.summary(index, operand.name))
         for segment in parts:
-            place = self._places[segment.name]
+            place = places[segment.name]
             yield Job(
                 segment.name,
                 name,

@@ -245,3 +245,29 @@ def test_a_tied_head_follows_the_embedding_where_one_model_gives_both(models: di
     assert torch.equal(other["lm_head.weight"], models["b"]["lm_head.weight"])
     last = merged(stack(source("b", 0, 2), source("tied.pt", 0, 2)), "last")
     assert torch.equal(last["lm_head.weight"], models["a"]["net.embed_tokens.weight"])
+
+
+def test_a_statistic_over_the_model_is_one_over_all_slices(models: dict[str, Tensors]):
+    """As of a model that has these layers; which needs the same models in each."""
+    recipe = {"merge_method": "ties", "base_model": "base", "parameters": {"density": 0.3, "scope": "model"}}
+
+    def part(*layers: int, names: tuple[str, ...] = ("base", "a", "b")) -> dict[str, Any]:
+        return {"sources": [source(name, layer, layer + 1) for name, layer in zip(names, layers, strict=True)]}
+
+    parts = [(0, 0, 1), (2, 3, 2), (1, 1, 1)]
+    out = merged({**recipe, "slices": [part(*layers) for layers in parts]})
+    for place, name in enumerate(("base", "a", "b")):
+        stacked = {key: value for key, value in models[name].items() if ".layers." not in key}
+        for i, layers in enumerate(parts):
+            for key in INNER:
+                stacked[f"net.layers.{i}.{key}"] = models[name][f"net.layers.{layers[place]}.{key}"].clone()
+        save(f"stacked_{name}", stacked)
+    whole = {**recipe, "base_model": "stacked_base", "models": [{"model": "stacked_a"}, {"model": "stacked_b"}]}
+    expected = merged(whole, "whole")
+    assert out.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(out[name], tensor), name
+    for names in (("base", "b", "a"), ("base", "a")):
+        slices = [part(0, 0, 0), part(*range(len(names)), names=names)]
+        with pytest.raises(InputError, match="slices: a statistic over the whole model needs the same models in"):
+            merged({**recipe, "slices": slices}, "refused")
