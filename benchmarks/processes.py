@@ -48,6 +48,9 @@ def watch(command: Sequence[str], stdout: int | None = None) -> Watched:
         try:
             process.wait()
             seconds = time.perf_counter() - began
+        except BaseException:
+            process.kill()  # or it would be waited for
+            raise
         finally:
             ended.set()
             sampler.join()

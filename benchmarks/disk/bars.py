@@ -14,7 +14,8 @@ OP = "disk"
 CONTENDER = "sta-kernels merge"
 MEGABYTES = 534
 MODELS = 4
-THREADS = 2
+SIZE: Row = {"megabytes": MEGABYTES, "models": MODELS, "threads": 2, "options": []}
+"""What the bars are stated for: 267 M bfloat16 parameters."""
 STARTUP = 0.35
 MEMORY = 300 * 10**6
 COLD = {1: 1.15, 2: 2.1}
@@ -45,10 +46,10 @@ def latest(rows: Sequence[Row], has: str = "ratio", **case: Any) -> Row | None:
     return None
 
 
-def cells(rows: Sequence[Row], name: str, megabytes: int = MEGABYTES) -> list[Cell]:
-    """What was found for a recipe, in the order of :data:`HEAD` but for the name."""
+def cells(rows: Sequence[Row], name: str, **size: Any) -> list[Cell]:
+    """What was found for a recipe, in the order of :data:`HEAD` but for the name; at :data:`SIZE`, or at a trial's."""
     recipe = RECIPES[name]
-    case = {"recipe": name, "models": MODELS, "threads": THREADS, "megabytes": megabytes}
+    case = SIZE | size | {"recipe": name}
     warm = latest(rows, storage="tmpfs", **case)
     rival = latest(rows, "mergekit", storage="tmpfs", **case)
     cold = latest(rows, storage="disk", **case)
@@ -61,24 +62,24 @@ def cells(rows: Sequence[Row], name: str, megabytes: int = MEGABYTES) -> list[Ce
     ]
 
 
-def table(rows: Sequence[Row], names: Sequence[str] = tuple(RECIPES), megabytes: int = MEGABYTES) -> str:
-    """Markdown: a line per recipe of which anything was measured."""
+def table(rows: Sequence[Row], **size: Any) -> str:
+    """Markdown: a line per recipe of which anything was measured; bold where a bar is not reached."""
     lines: list[Sequence[str]] = [HEAD]
-    for name in names:
-        found = cells(rows, name, megabytes)
-        if any(found_cell.row for found_cell in found):
-            lines.append([name, *(cell.text if cell.holds is not False else f"**{cell.text}**" for cell in found)])
+    for name in RECIPES:
+        found = cells(rows, name, **size)
+        if any(cell.row for cell in found):
+            lines.append([name, *(f"**{cell.text}**" if cell.holds is False else cell.text for cell in found)])
     return markdown(lines)
 
 
-def verdict(rows: Sequence[Row], names: Sequence[str] = tuple(RECIPES), megabytes: int = MEGABYTES) -> bool:
-    """Whether every bar that was measured is reached."""
-    return all(cell.holds is not False for name in names for cell in cells(rows, name, megabytes))
+def reached(rows: Sequence[Row], **size: Any) -> bool:
+    """Whether every bar of which anything was measured is."""
+    return all(cell.holds is not False for name in RECIPES for cell in cells(rows, name, **size))
 
 
-def origin(rows: Sequence[Row], megabytes: int = MEGABYTES) -> list[Row]:
+def origin(rows: Sequence[Row], **size: Any) -> list[Row]:
     """The rows of the table."""
-    return [cell.row for name in RECIPES for cell in cells(rows, name, megabytes) if cell.row is not None]
+    return [cell.row for name in RECIPES for cell in cells(rows, name, **size) if cell.row is not None]
 
 
 def _cell(row: Row | None, found: Callable[[Row], tuple[str, bool | None]]) -> Cell:

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import processes, records
 from benchmarks.disk.floor import Floor
 from benchmarks.disk.models import Family
-from benchmarks.disk.recipes import Recipe
+from benchmarks.disk.recipes import RECIPES, Recipe
 
 MANIFEST = "sta_kernels_manifest.json"
 _PAGE = 4096
@@ -23,37 +23,47 @@ _PAGE = 4096
 
 @dataclass(frozen=True)
 class Bench:
-    """What all contests of a storage have in common.
+    """What contests have in common.
 
     Attributes:
+        storage: "tmpfs", where start-up is subtracted from the ratio, or "disk": inputs are dropped from the page cache
+            before each run, and the floor syncs its output.
         family: the checkpoints.
+        megabytes: nominal size of each.
         scratch: a folder beside them, for recipe and outputs.
         floor: the program.
         rounds: that are timed.
-        cold: drop the inputs from the page cache before each run, and sync the floor's output.
         options: more arguments of the merge.
+        cache: megabytes of memory that are left for it and for processes, on a disk; None: all there are.
         mergekit: Python that has it; None to leave it out.
         mergekit_rounds: fewer: it takes minutes.
     """
 
+    storage: str
     family: Family
+    megabytes: int
     scratch: Path
     floor: Floor
     rounds: int
-    cold: bool = False
     options: Sequence[str] = ()
+    cache: int | None = None
     mergekit: str | None = None
     mergekit_rounds: int = 3
 
-    def measure(self, recipe: Recipe) -> dict[str, Any]:
-        """Figures of a row.
+    @property
+    def cold(self) -> bool:
+        """Whether nothing of the inputs is in memory when a run begins."""
+        return self.storage == "disk"
+
+    def row(self, name: str) -> records.Row:
+        """Case and figures of a recipe.
 
         Raises:
             subprocess.CalledProcessError: a command failed; its message is on the terminal.
             AssertionError: the rounds of the merge differ in their bytes, the native core did not serve them, or a
                 dropped file is still cached.
         """
-        run = _Runs(self, recipe)
+        run = _Runs(self, RECIPES[name])
         size = run.prepare()
         times: dict[str, list[float]] = {"floor": [], "merge": [], "startup": [], "mergekit": []}
         for index in range(self.rounds):
@@ -62,7 +72,8 @@ class Bench:
             times["merge"].append(run.merge())
             if run.rivals and index < self.mergekit_rounds:
                 times["mergekit"].append(run.mergekit())
-        figures: dict[str, Any] = {
+        row: records.Row = {
+            "case": self.case(name),
             "rounds": self.rounds,
             "bytes": {"read": sum(path.stat().st_size for path in run.inputs), "written": size},
             "seconds": quantiles(times["merge"]),
@@ -74,13 +85,43 @@ class Bench:
         }
         if times["mergekit"]:
             pairs = zip(times["mergekit"], times["merge"], strict=False)  # the rounds that both ran in
-            figures["mergekit"] = {
+            row["mergekit"] = {
                 "rounds": len(times["mergekit"]),
                 "seconds": quantiles(times["mergekit"]),
                 "speedup": quantiles([theirs / ours for theirs, ours in pairs]),
                 "rss_anon": max(run.peaks["mergekit"]),
             }
-        return figures
+        return row
+
+    def thread_row(self, name: str) -> records.Row:
+        """How much faster a recipe is on all threads than on one, start-up subtracted; raises as :meth:`row`."""
+        run = _Runs(self, RECIPES[name])
+        run.prepare()
+        started, one, many = [], [], []
+        for _ in range(self.rounds):
+            started.append(run.startup())
+            one.append(run.merge(threads=1))
+            many.append(run.merge())
+        begun = statistics.median(started)
+        return {
+            "case": self.case(name),
+            "rounds": self.rounds,
+            "seconds": {"one": quantiles(one), "all": quantiles(many)},
+            "startup": quantiles(started),
+            "speedup": quantiles([(a - begun) / (b - begun) for a, b in zip(one, many, strict=True)]),
+        }
+
+    def case(self, name: str) -> dict[str, Any]:
+        """What tells its row from others."""
+        case = {
+            "recipe": name,
+            "storage": self.storage,
+            "models": len(self.family.models),
+            "megabytes": self.megabytes,
+            "threads": self.floor.threads,
+            "options": list(self.options),
+        }
+        return case | {"cache": self.cache} if self.cold else case
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:
@@ -130,19 +171,20 @@ class _Runs:
     def startup(self) -> float:
         return processes.watch([*self._command(), "--dry-run"], stdout=subprocess.DEVNULL).seconds
 
-    def merge(self) -> float:
-        return self._afresh(lambda: self._watched("merge", self._command()))
+    def merge(self, threads: int | None = None) -> float:
+        return self._afresh(lambda: self._watched("merge", self._command(threads)))
 
     def mergekit(self) -> float:
         """The command of its environment; there is no other way in that needs less of it."""
         assert self.bench.mergekit is not None
         program = Path(self.bench.mergekit).with_name("mergekit-yaml")
-        command = [str(program), str(self._path), str(self._out), "--quiet", "-j", str(self.bench.floor.threads)]
+        command = [str(program), str(self._path), str(self._out), "--quiet", "--no-copy-tokenizer"]
+        command += ["--num-threads", str(self.bench.floor.threads)]
         return self._afresh(lambda: self._watched("mergekit", command))
 
-    def _command(self) -> list[str]:
+    def _command(self, threads: int | None = None) -> list[str]:
         command = [*records.program(), "merge", str(self._path), str(self._out), "--quiet"]
-        return [*command, "--threads", str(self.bench.floor.threads), *self.bench.options]
+        return [*command, "--threads", str(threads or self.bench.floor.threads), *self.bench.options]
 
     def _watched(self, name: str, command: Sequence[str]) -> float:
         watched = processes.watch(command)
