@@ -16,8 +16,8 @@ from sta_kernels.engine.chat_template import (
     own_template,
     read_json,
 )
+from sta_kernels.engine.config_layers import LayersEdit, layers_edits
 from sta_kernels.recipe import AUTO, Recipe
-from sta_kernels.recipe.depth import layer_counts
 
 if TYPE_CHECKING:
     from sta_kernels.engine.inputs import Inputs
@@ -31,9 +31,6 @@ _TOKENIZER = frozenset(
 )  # fmt: skip
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 _DTYPE_KEYS = ("dtype", "torch_dtype")
-_LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth", "encoder_layers", "decoder_layers",
-               "num_decoder_layers", "num_encoder_layers", "n_blocks", "num_blocks")  # fmt: skip
-_LISTS_OF_LAYERS = ("layer_types", "layers_block_type", "mlp_layer_types", "no_rope_layers", "layer_norm_types")
 
 
 @dataclass(frozen=True)
@@ -42,9 +39,7 @@ class Edits:
 
     Attributes:
         dtype: safetensors code that ``config.json`` names from now on, or None to leave it.
-        layers: per layer of the result, the template's layer that stands for it in ``config.json``; none where whole
-            models are merged.
-        had: layers of the template, by its tensors' names.
+        layers: of each stack whose layers are not the template's.
         chat_template: Jinja text, or None to leave the template's own.
         chosen: what to say of how it was chosen.
         tokenizer: whether tokenizer files are copied.
@@ -52,8 +47,7 @@ class Edits:
     """
 
     dtype: str | None = None
-    layers: tuple[int, ...] = ()
-    had: int = 0
+    layers: tuple[LayersEdit, ...] = ()
     chat_template: str | None = None
     tokenizer: bool = True
     card: bool = True
@@ -62,13 +56,10 @@ class Edits:
     @classmethod
     def of(cls, recipe: Recipe, inputs: Inputs, *, tokenizer: bool, card: bool) -> Edits:
         """What a recipe asks for."""
-        starts = ((s.sources[0].start if s.base_start is None else s.base_start, s.layers) for s in recipe.slices)
-        layers = tuple(start + i for start, count in starts for i in range(count))
-        had = max(layer_counts(inputs.entries(inputs.template)).values()) if layers else 0
         template, chosen = recipe.chat_template, None
         if template == AUTO:
             template, chosen = _plurality(inputs)
-        return cls(recipe.dtype, layers, had, template, tokenizer, card, chosen)
+        return cls(recipe.dtype, layers_edits(recipe, inputs), template, tokenizer, card, chosen)
 
     def keeps(self, file: Path) -> bool:
         """Whether a side file is in the result."""
@@ -92,8 +83,10 @@ class Edits:
         before = json.dumps(config)
         if self.dtype is not None:
             config.update({key: _DTYPES[self.dtype] for key in _DTYPE_KEYS if key in config})
-        for part, key in _of_layers(config, self.had) if self.layers else ():
-            part[key] = len(self.layers) if isinstance(part[key], int) else [part[key][i] for i in self.layers]
+        # All keys are found by the numbers that they had, before any is changed.
+        for edit, found in [(edit, edit.find(config)) for edit in self.layers]:
+            for part, key in found:
+                edit.put(part, key)
         return _written(config) if json.dumps(config) != before else None
 
     def notes(self, files: list[Path]) -> Iterator[str]:
@@ -102,11 +95,9 @@ class Edits:
             yield self.chosen
         by_name = {file.name: file for file in files}
         config = read_json(by_name[CONFIG]) if self.layers and CONFIG in by_name else None
-        if config is not None and not any(isinstance(part[key], int) for part, key in _of_layers(config, self.had)):
-            yield (
-                f"{by_name[CONFIG]}: no key holds its number of layers, {self.had}; set it to {len(self.layers)} in "
-                "the result"
-            )
+        for edit in self.layers:
+            if config is not None and not any(isinstance(part[key], int) for part, key in edit.find(config)):
+                yield f"{by_name[CONFIG]}: {edit.missing}"
         if self.chat_template is not None and "tokenizer_config.json" not in by_name:
             yield "chat_template: written, but there is no tokenizer_config.json beside it"
 
@@ -120,15 +111,6 @@ def _plurality(inputs: Inputs) -> tuple[str | None, str]:
         return None, "chat_template: auto, but no model has one"
     said = f"chat_template: auto, that of {number} of the {having} models that have one"
     return None if template == own_template(files[inputs.template]) else template, said
-
-
-def _of_layers(config: dict[str, Any], had: int) -> Iterator[tuple[dict[str, Any], str]]:
-    """Keys that hold the number of layers, or a list of one value per layer; of nested configurations as well."""
-    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        for key, value in list(part.items()):
-            number = key in _LAYER_KEYS and type(value) is int and value == had
-            if number or (key in _LISTS_OF_LAYERS and isinstance(value, list) and len(value) == had):
-                yield part, key
 
 
 def _written(content: dict[str, Any]) -> bytes:

@@ -5,14 +5,15 @@ The planner sees a region as if it were a set of checkpoints of its own, all und
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 
 from sta_kernels.checkpoint import ImportanceMetadata, TensorEntry
 from sta_kernels.engine.inputs import Inputs
 from sta_kernels.engine.jobs import Operand
+from sta_kernels.engine.modules import owner_of
 from sta_kernels.errors import InputError
 from sta_kernels.methods.selection import check_patterns, check_split, matches
 from sta_kernels.methods.statistics import Summary
@@ -149,18 +150,20 @@ class Region:
 def regions(recipe: Recipe, inputs: Inputs) -> Iterator[Region]:
     """The parts of the result: one of whole models, or what stands before the layers, each slice, and what follows.
 
+    Of several modules, these are the parts of each.
+
     Raises:
-        InputError: slices of a model whose layers cannot be told, or that has too few of them; a pattern of the recipe
-            that matches nothing.
+        InputError: slices of a model whose layers cannot be told, or that has too few of them; modules that are no
+            parts of the model, or not all of it; a pattern of the recipe that matches nothing.
     """
-    if not recipe.slices:
+    if not recipe.parts:
         views = [_whole(inputs, index) for index in range(len(inputs.checkpoints))]
         yield Region(
             inputs, recipe, views, tasks=tuple(range(len(inputs.models))), base=inputs.base, target=inputs.target,
             models=inputs.models, importances=inputs.importances,
         )  # fmt: skip
         return
-    found = list(_Stacks(recipe, inputs).regions())
+    found = [region for stacks in _stacks(recipe, inputs) for region in stacks.regions()]
     check_patterns("exclude", recipe.exclude, {name for region in found for name in region.names})
     check_split(recipe.split, [name for region in found for name in region.entries(region.template)])
     yield from found
@@ -171,30 +174,72 @@ def _whole(inputs: Inputs, index: int) -> _View:
     return _View(index, entries, inputs.checkpoints[index].entries, inputs.aliases(index), {n: n for n in entries})
 
 
-class _Stacks:
-    """Layers of all inputs, by number."""
+def _stacks(recipe: Recipe, inputs: Inputs) -> Iterator[_Stack]:
+    """What is cut into slices: the model, or each of its modules."""
+    if not recipe.modules:
+        yield _Stack(recipe, inputs, recipe.slices)
+        return
+    tied = inputs.aliases(inputs.template)
+    names = [name for name in inputs.entries(inputs.template) if name not in tied]
+    owner = owner_of(recipe.modules, names, inputs.label(inputs.template))
+    for module in recipe.modules:
+        yield _Stack(recipe, inputs, module.slices, partial(_is_owned, owner, module.name), module.where)
 
-    def __init__(self, recipe: Recipe, inputs: Inputs) -> None:
+
+def _is_owned(owner: Callable[[str], str | None], module: str, name: str) -> bool:
+    return owner(name) == module
+
+
+class _Stack:
+    """Layers of all inputs, by number, and what stands around them.
+
+    Args:
+        recipe: of the merge.
+        inputs: of the recipe.
+        slices: of these layers.
+        owns: whether a tensor is meant, by its name.
+        where: what says so, for messages.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        inputs: Inputs,
+        slices: Sequence[Slice],
+        owns: Callable[[str], bool] = lambda name: True,
+        where: str = "",
+    ) -> None:
         self._recipe = recipe
         self._inputs = inputs
-        counts = layer_counts(inputs.entries(inputs.template))
-        if len(counts) != 1:
+        self._slices = slices
+        self._owns = owns
+        # A head that is tied to the embedding goes with it, where one checkpoint names what is first and last.
+        first, last = (self._template(part) for part in (slices[0], slices[-1]))
+        self._tied = inputs.aliases(first) if first == last else {}
+        counts = layer_counts(self._names(inputs.template))
+        if len(counts) != 1 and slices[0].layers is not None:
             listed = ", ".join(map(repr, counts)) or "none"
             raise InputError(
-                f"{inputs.label(inputs.template)}: slices need a model with one stack of layers, numbered between "
-                f"dots in its tensors' names; stacks found: {listed}"
+                f"{where or inputs.label(inputs.template)}: slices need a model with one stack of layers, or one of "
+                f"its `modules`, numbered between dots in its tensors' names; stacks found: {listed}"
             )
-        (self._stack,) = counts
-        # A head that is tied to the embedding goes with it, where one checkpoint names what is first and last.
-        first, last = (self._template(part) for part in (recipe.slices[0], recipe.slices[-1]))
-        self._tied = inputs.aliases(first) if first == last else {}
+        self._stack = next(iter(counts), None)
+
+    def _names(self, index: int) -> list[str]:
+        """Tensors that are meant, tied names with the tensor that they stand for."""
+        tied = self._inputs.aliases(index)
+        return [name for name in self._inputs.entries(index) if self._owns(tied.get(name, name))]
 
     def regions(self) -> Iterator[Region]:
-        slices = self._recipe.slices
+        slices = self._slices
+        if slices[0].layers is None:
+            yield self._region(slices[0], lambda index, *_: {name: name for name in self._names(index)})
+            return
         yield from self._outside(slices[0], _is_first)
         start = 0
         for part in slices:
-            yield self._layers(part, start)
+            assert part.layers is not None  # the only slice of a module otherwise
+            yield self._layers(part, start, part.layers)
             start += part.layers
         yield from self._outside(slices[-1], lambda name: not _is_first(name))
 
@@ -207,29 +252,29 @@ class _Stacks:
         """What stands before the first layer or after the last is merged as the slice there is, all at depth 0."""
 
         def names(index: int, start: int, where: str) -> dict[str, str]:
-            outside = (name for name in self._inputs.entries(index) if not self._of_layer(name))
+            outside = (name for name in self._names(index) if not self._of_layer(name))
             return {name: name for name in outside if wanted(self._tied.get(name, name))}
 
         region = self._region(part, names)
         if region.entries(region.template):
             yield region
 
-    def _layers(self, part: Slice, start: int) -> Region:
+    def _layers(self, part: Slice, start: int, count: int) -> Region:
         """A slice's layers, under their numbers in the result."""
 
         def names(index: int, first: int, where: str) -> dict[str, str]:
             found = {}
             here = 0
-            for name in self._inputs.entries(index):
+            for name in self._names(index):
                 layer = self._of_layer(name)
                 if layer is None:
                     continue
                 here = max(here, layer[0] + 1)
-                if first <= layer[0] < first + part.layers:
+                if first <= layer[0] < first + count:
                     found[f"{self._stack}.{layer[0] - first + start}.{layer[1]}"] = name
-            if where and here < first + part.layers:
+            if where and here < first + count:
                 raise InputError(
-                    f"{where}: layers [{first}, {first + part.layers}) of {self._inputs.label(index)}, which has "
+                    f"{where}: layers [{first}, {first + count}) of {self._inputs.label(index)}, which has "
                     f"{here} under {self._stack!r}"
                 )
             return found
@@ -239,6 +284,16 @@ class _Stacks:
     def _of_layer(self, name: str) -> tuple[int, str] | None:
         place = split_layer(name)
         return None if place is None or place[0] != self._stack else place[1:]
+
+    def _depths(self, names: Iterable[str], layers: int | None, start: int | None) -> dict[str, Fraction] | None:
+        """Of a slice's layers, from ``start`` on, and 0 of what stands outside; None: by the names, of all layers."""
+        if layers is None:
+            return None
+        places = ((name, None if start is None else self._of_layer(name)) for name in names)
+        return {
+            name: Fraction(0) if start is None or place is None else depth_of(place[0] - start, layers)
+            for name, place in places
+        }
 
     def _region(
         self, part: Slice, names: Callable[[int, int, str], dict[str, str]], start: int | None = None
@@ -260,10 +315,6 @@ class _Stacks:
             importance = inputs.importances[source.model]
             importances.append(None if importance is None else view(importance, source.start, ""))
         template = views[models[0] if base is None else base].entries
-        depths = dict.fromkeys(template, Fraction(0))
-        if start is not None:
-            layers = ((name, self._of_layer(name)) for name in template)
-            depths = {name: depth_of(layer[0] - start, part.layers) for name, layer in layers if layer is not None}
         region = Region(
             inputs,
             recipe,
@@ -273,7 +324,7 @@ class _Stacks:
             target=None,
             models=models,
             importances=importances,
-            depths=depths,
+            depths=self._depths(template, part.layers, start),
         )
         region.recipe = _of_region(recipe, region)
         return region

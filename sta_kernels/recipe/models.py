@@ -50,7 +50,7 @@ class Slice:
 
     Attributes:
         sources: in the recipe's order; the base is not among them where the method merges differences from it.
-        layers: how many.
+        layers: how many; None: all, and whatever else its module has.
         base_start: first layer of the base, where the method reads it.
         parameters: values of this slice alone.
         where: source, line and key, for messages.
@@ -58,8 +58,23 @@ class Slice:
     """
 
     sources: tuple[Source, ...]
-    layers: int
+    layers: int | None
     base_start: int | None
     parameters: Mapping[str, Setting]
     where: str
     base_where: str = ""
+
+
+@dataclass(frozen=True)
+class Module:
+    """A part of a model, such as one of its towers, that is merged by itself.
+
+    Attributes:
+        name: which part.
+        slices: its layers in the result, bottom up; one, of all layers, where it takes whole models.
+        where: source, line and key, for messages.
+    """
+
+    name: str
+    slices: tuple[Slice, ...]
+    where: str

@@ -13,7 +13,7 @@ from sta_kernels.errors import InputError
 from sta_kernels.methods import resolve
 from sta_kernels.methods.base import Method, Roles, Settings
 from sta_kernels.recipe import document
-from sta_kernels.recipe.models import ModelSpec, Slice
+from sta_kernels.recipe.models import ModelSpec, Module, Slice
 from sta_kernels.recipe.values import Chain, Constant, Setting, chain, is_constant
 
 
@@ -28,8 +28,9 @@ class Recipe:
         target: existing path of the model that forgetting subtracts from, or None for the base.
         models: in the recipe's order; the base is not among them, unless the method averages it as a model. With
             slices, each model that one of them names, once.
-        slices: layers of the result, bottom up; none where whole models are merged.
-        parameters: values for all models, by the parameter's Python name; a module's own go before the recipe's.
+        slices: layers of the result, bottom up; none where whole models are merged, or several modules.
+        modules: parts of the model that are merged each by itself; none where there are not several.
+        parameters: values for all models, by the parameter's Python name; those of a single module before the recipe's.
         exclude: globs of tensors that are copied from the base.
         split: glob to number of equal parts along the first dimension that are treated as tensors of their own.
         dtype: safetensors code of what is written (``out_dtype``, else ``dtype``), or None for the base's own.
@@ -52,6 +53,7 @@ class Recipe:
     text: str
     path: Path | None
     slices: tuple[Slice, ...] = ()
+    modules: tuple[Module, ...] = ()
     chat_template: str | None = None
     _resolved: dict[tuple[Any, ...], Settings] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -103,7 +105,7 @@ class Recipe:
 
     def _check(self, root: document.Node) -> None:
         """Roles; and values, where neither a filter nor a layer decides which of them a tensor has."""
-        parts = [(self.part(part), part.where) for part in self.slices] or [(self, root.source)]
+        parts = [(self.part(part), part.where) for part in self.parts] or [(self, root.source)]
         for part, where in parts:
             try:
                 if part._is_constant():
@@ -118,6 +120,11 @@ class Recipe:
             if self.target is not None and not roles.target:
                 root.mapping()["target"].fail(f"{self.method_name} has no target; sta_forget has")
 
+    @property
+    def parts(self) -> tuple[Slice, ...]:
+        """Slices, those of all modules among them."""
+        return self.slices or tuple(part for module in self.modules for part in module.slices)
+
     def part(self, part: Slice) -> Recipe:
         """One slice as a recipe of its own, of the layers that it takes: a source's values go before the slice's."""
         models = (
@@ -128,6 +135,7 @@ class Recipe:
             self,
             models=tuple(models),
             slices=(),
+            modules=(),
             base=None if part.base_start is None else self.base,
             parameters=chain(part.parameters, self.parameters),
         )
@@ -148,8 +156,8 @@ class Recipe:
     @property
     def roles(self) -> Roles:
         """Operands that the method reads where no filter and no layer decides."""
-        if self.slices:
-            return self.part(self.slices[0]).roles
+        if self.parts:
+            return self.part(self.parts[0]).roles
         return self._probed_roles()
 
     def _is_constant(self) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sta_kernels import methods
@@ -10,7 +11,7 @@ from sta_kernels.errors import InputError
 from sta_kernels.methods.base import Method
 from sta_kernels.recipe.document import Node
 from sta_kernels.recipe.locate import locate_model
-from sta_kernels.recipe.models import ModelSpec, Slice
+from sta_kernels.recipe.models import ModelSpec, Module, Slice
 from sta_kernels.recipe.parameters import (
     MERGEKIT_METHODS,
     check_number,
@@ -20,7 +21,7 @@ from sta_kernels.recipe.parameters import (
     same_model,
     unknown,
 )
-from sta_kernels.recipe.slices import read_slices
+from sta_kernels.recipe.slices import read_slices, slice_of_all
 from sta_kernels.recipe.values import Setting, chain
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
@@ -33,6 +34,7 @@ _KEYS = (
     "merge_method", "base_model", "target", "models", "slices", "modules", "parameters", "exclude", "split", "dtype",
     "out_dtype", "tokenizer_source", "tokenizer", "chat_template",
 )  # fmt: skip
+_MIXTURE_KEYS = ("gate_mode", "experts", "shared_experts", "experts_per_token")
 _CONTENTS = ("models", "slices", "modules")
 AUTO = "auto"
 """In place of a chat template: the one that most of the models have."""
@@ -56,6 +58,8 @@ def read_fields(root: Node) -> dict[str, Any]:
         root.fail(f"a recipe is a mapping of keys to values, not {root.described}")
     keys = root.mapping()
     for key, node in keys.items():
+        if key in _MIXTURE_KEYS:
+            node.fail("a key of mergekit-moe, which builds a mixture of experts; that is not supported here")
         if key not in _KEYS:
             unknown(node, key, _KEYS)
     _check_tokenizer(keys)
@@ -64,25 +68,27 @@ def read_fields(root: Node) -> dict[str, Any]:
     notes: list[str] = []
     parameters = _parameters(keys, method, notes)
     contents = _contents(root, keys)
-    if contents is not keys:
-        parameters = chain(_parameters(contents, method, notes), parameters)
-    models: tuple[ModelSpec, ...]
+    if len(contents) == 1 and (own := contents[0]) is not keys:
+        parameters = chain(_parameters(own, method, notes), parameters)
+    models: list[ModelSpec] = []
     slices: tuple[Slice, ...] = ()
-    if "slices" in contents:
-        if keys.get("target") is not None:
-            keys["target"].fail("not supported with slices; take whole `models`")
-        models, slices = read_slices(contents["slices"], method, base, notes)
+    modules: tuple[Module, ...] = ()
+    if (len(contents) > 1 or "slices" in contents[0]) and keys.get("target") is not None:
+        keys["target"].fail("not supported with slices and several modules; take whole `models`")
+    if len(contents) > 1:
+        modules = tuple(_module(keys, node, method, base, models, notes) for node in keys["modules"].mapping().values())
+    elif "slices" in contents[0]:
+        slices = read_slices(contents[0]["slices"], method, base, models, notes)
     else:
-        models = _models(keys, contents["models"], method, base, notes)
-        check_number(contents["models"], method, len(models))
-        _note_gradients((keys, contents), method, {len(models), len(contents["models"].sequence())}, notes)
+        models += _models((contents[0], keys), method, base, notes)
     return {
         "method": method,
         "method_name": method.name,
         "base": base,
         "target": _optional_model(keys, "target"),
-        "models": models,
+        "models": tuple(models),
         "slices": slices,
+        "modules": modules,
         "parameters": parameters,
         "exclude": _exclude(keys.get("exclude")),
         "split": _split(keys.get("split")),
@@ -111,29 +117,40 @@ def _note_gradients(
             )
 
 
-def _contents(root: Node, keys: Mapping[str, Node]) -> Mapping[str, Node]:
-    """The mapping that holds ``models`` or ``slices``: the recipe, or its one module."""
+def _contents(root: Node, keys: Mapping[str, Node]) -> Sequence[Mapping[str, Node]]:
+    """The mappings that hold ``models`` or ``slices``: the recipe, or its modules."""
     given = [key for key in _CONTENTS if key in keys]
     if not given:
         root.fail("models is missing; list the models to merge, or `slices` of them")
     if len(given) > 1:
         keys[given[1]].fail(f"a recipe has one of {', '.join(_CONTENTS)}; `{given[0]}` is there already")
     if given != ["modules"]:
-        return keys
+        return [keys]
     modules = keys["modules"].mapping()
-    if len(modules) != 1:
-        keys["modules"].fail(
-            f"{len(modules)} modules; only one is supported, since a module's layers are told by their names alone; "
-            "`models` merges all layers of all parts, and filters on names tell the parts apart"
-        )
-    (module,) = modules.values()
-    contents = module.mapping()
-    for key, node in contents.items():
-        if key not in ("models", "slices", "parameters"):
-            unknown(node, key, ("models", "slices", "parameters"))
-    if ("models" in contents) == ("slices" in contents):
-        module.fail("a module has either `models` or `slices`")
-    return contents
+    if not modules:
+        keys["modules"].fail("no modules: nothing would be left")
+    for module in modules.values():
+        contents = module.mapping()
+        for key, node in contents.items():
+            if key not in ("models", "slices", "parameters"):
+                unknown(node, key, ("models", "slices", "parameters"))
+        if ("models" in contents) == ("slices" in contents):
+            module.fail("a module has either `models` or `slices`")
+    return [module.mapping() for module in modules.values()]
+
+
+def _module(
+    keys: Mapping[str, Node], node: Node, method: Method, base: str | None, models: list[ModelSpec], notes: list[str]
+) -> Module:
+    """One of several modules; its own values go with its slices."""
+    contents = node.mapping()
+    own = _parameters(contents, method, notes)
+    if "slices" in contents:
+        slices = read_slices(contents["slices"], method, base, models, notes)
+        slices = tuple(replace(part, parameters=chain(part.parameters, own)) for part in slices)
+    else:
+        slices = (slice_of_all(_models((contents, keys), method, base, notes), models, base, own, node.where),)
+    return Module(node.path.removeprefix("modules."), slices, node.where)
 
 
 _KEPT = "only the base's tokenizer can be kept (`base`)"
@@ -194,9 +211,23 @@ def _optional_model(keys: Mapping[str, Node], key: str) -> str | None:
 
 
 def _models(
-    keys: Mapping[str, Node], listed: Node, method: Method, base: str | None, notes: list[str]
+    levels: Sequence[Mapping[str, Node]], method: Method, base: str | None, notes: list[str]
 ) -> tuple[ModelSpec, ...]:
-    specs = [read_model(node, method, notes) for node in listed.sequence()]
+    """The models that are listed in the first of the levels; the recipe is the last."""
+    listed = levels[0]["models"]
+    specs = _with_base([read_model(node, method, notes) for node in listed.sequence()], levels, method, base, notes)
+    check_number(listed, method, len(specs))
+    _note_gradients(levels, method, {len(specs), len(listed.sequence())}, notes)
+    return specs
+
+
+def _with_base(
+    specs: list[ModelSpec],
+    levels: Sequence[Mapping[str, Node]],
+    method: Method,
+    base: str | None,
+    notes: list[str],
+) -> tuple[ModelSpec, ...]:
     if base is None:
         return tuple(specs)
     if default_roles(method).base:
@@ -205,11 +236,11 @@ def _models(
         notes.extend(f"{s.where}: the base, not a task; its parameters change nothing"
                      for s in specs if s not in tasks and (s.parameters or s.importance))  # fmt: skip
         return tuple(tasks)
-    everywhere = keys["parameters"].mapping() if "parameters" in keys else {}
+    everywhere = {key for keys in levels if "parameters" in keys for key in keys["parameters"].mapping()}
     # A base has no importance file, so what needs one averages the listed models alone.
     joins = method.base_is_model or ("weight" in everywhere and not default_roles(method).importance)
     if joins and not any(same_model(spec.model, base) for spec in specs):
-        node = keys["base_model"]
+        node = levels[-1]["base_model"]
         specs.append(ModelSpec(base, name=node.text(), where=node.where))
         said = "one more model" if method.base_is_model else "averaged as one more model with the global weight"
         notes.append(f"{node.where}: {said}, as mergekit does")

@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sta_kernels.methods.base import Method
 from sta_kernels.recipe.document import Node
 from sta_kernels.recipe.models import ModelSpec, Slice, Source
 from sta_kernels.recipe.parameters import check_number, default_roles, read_model, read_settings, same_model, unknown
+from sta_kernels.recipe.values import Setting
 
 _KEYS = ("sources", "parameters", "residual_weight", "base_model")
 
 
 def read_slices(
-    node: Node, method: Method, base: str | None, notes: list[str]
-) -> tuple[tuple[ModelSpec, ...], tuple[Slice, ...]]:
+    node: Node, method: Method, base: str | None, models: list[ModelSpec], notes: list[str]
+) -> tuple[Slice, ...]:
     """Read the list of slices.
 
     Args:
         node: ``slices``.
         method: of the recipe.
         base: path of the base, or None.
+        models: every model that a slice names is added here, once for each importance it has.
         notes: what the reader should know is added here.
-
-    Returns:
-        Every model that a slice names, once for each importance it has; and the slices.
 
     Raises:
         InputError: naming key and line.
     """
     if not node.sequence():
         node.fail("no slices: no layer would be left")
-    models: list[ModelSpec] = []
-    slices = tuple(_slice(item, method, base, models, notes) for item in node.sequence())
-    return tuple(models), slices
+    return tuple(_slice(item, method, base, models, notes) for item in node.sequence())
+
+
+def slice_of_all(
+    specs: Sequence[ModelSpec],
+    models: list[ModelSpec],
+    base: str | None,
+    parameters: Mapping[str, Setting],
+    where: str,
+) -> Slice:
+    """Whole models of a module; they are added to ``models`` as in :func:`read_slices`."""
+    sources = tuple(Source(_index(spec, models), 0, spec.parameters, spec.where) for spec in specs)
+    return Slice(sources, None, None if base is None else 0, parameters, where)
 
 
 def _slice(node: Node, method: Method, base: str | None, models: list[ModelSpec], notes: list[str]) -> Slice:

@@ -162,7 +162,15 @@ VALUES = "    parameters: {weight: [{filter: layers"
         (swap("lambda: 0.5", "lambda: x"), "slices[0].parameters.lambda: expected"),
         (instead_of_slices("slices: []"), "r.yaml:3: slices: no slices"),
         (instead_of_slices("slices: [{sources: []}]"), "r.yaml:3: slices[0]: `sources` is missing"),
-        (instead_of_slices("modules: {text: {}, vision: {}}"), "r.yaml:3: modules: 2 modules; only one is supported"),
+        (instead_of_slices("modules: {}"), "r.yaml:3: modules: no modules"),
+        (
+            instead_of_slices("modules:\n  text: {models: [{model: a}]}\n  vision: {}"),
+            "r.yaml:5: modules.vision: a module has either `models` or `slices`",
+        ),
+        (
+            instead_of_slices("target: a\nmodules: {text: {models: [{model: a}]}, vision: {models: [{model: a}]}}"),
+            "r.yaml:3: target: not supported with slices and several modules",
+        ),
         (instead_of_slices("modules: {text: {}}"), "modules.text: a module has either `models` or `slices`"),
         (instead_of_slices("modules: {text: {model: []}}"), "modules.text.model: not understood; did you mean"),
     ],
@@ -184,3 +192,55 @@ def test_passthrough_takes_one_model_per_slice():
 
 def test_a_seed_goes_to_methods_that_draw_and_is_noted_otherwise():
     assert "no effect, passthrough draws nothing" in Recipe.parse(STACK).seeded(3).notes[-1]
+
+
+MODULES = """\
+merge_method: task_arithmetic
+base_model: base
+modules:
+  vision.blocks:
+    models:
+      - {model: a, parameters: {weight: [{filter: attn, value: 0.1}]}}
+      - {model: base}
+    parameters: {weight: 0.2, lambda: 0.5}
+  default:
+    slices:
+      - sources:
+          - {model: base, layer_range: [0, 1]}
+          - {model: b, layer_range: [1, 2]}
+          - {model: a, layer_range: [0, 1], parameters: {weight: 0.3}}
+        parameters: {lambda: [{filter: up, value: 0.7}]}
+    parameters: {lambda: 0.6}
+parameters: {weight: 0.4}
+"""
+
+
+def test_modules_have_models_and_values_of_their_own():
+    recipe = Recipe.parse(MODULES)
+    assert [spec.name for spec in recipe.models] == ["a", "b"]
+    assert [(module.name, len(module.slices)) for module in recipe.modules] == [("vision.blocks", 1), ("default", 1)]
+    assert recipe.slices == ()
+    vision, rest = (recipe.part(part) for part in recipe.parts)
+    assert (recipe.parts[0].layers, recipe.parts[1].layers) == (None, 1)
+    assert (vision.base, [spec.model for spec in vision.models]) == ("base", ["a"])
+    assert [spec.model for spec in rest.models] == ["b", "a"]
+    assert vision.settings("attn").per_model["weight"] == (0.1,)
+    assert vision.settings("mlp").per_model["weight"] == (0.2,)
+    assert vision.settings("mlp").shared["lambda_"] == 0.5
+    assert rest.settings("mlp").per_model["weight"] == (0.4, 0.3)
+    assert rest.settings("up").shared["lambda_"] == 0.7
+    assert rest.settings("mlp").shared["lambda_"] == 0.6
+
+
+def test_a_modules_own_weight_averages_a_base_that_is_not_listed():
+    """In a linear merge, as mergekit does: the base takes the weight that stands for all."""
+    text = "merge_method: linear\nbase_model: base\nmodules:\n"
+    listed = "  {name}: {{models: [{{model: a, parameters: {{weight: 1}}}}]{own}}}\n"
+    recipe = Recipe.parse(
+        text + listed.format(name="one", own=", parameters: {weight: 2}") + listed.format(name="two", own="")
+    )
+    one, two = (recipe.part(part) for part in recipe.parts)
+    assert one.settings("x").per_model["weight"] == (1.0, 2.0)
+    assert [spec.model for spec in two.models] == ["a"]
+    alone = Recipe.parse(text + listed.format(name="one", own=", parameters: {weight: 2}"))
+    assert alone.settings("x").per_model["weight"] == (1.0, 2.0)
