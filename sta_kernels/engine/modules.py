@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from sta_kernels.errors import InputError
 from sta_kernels.recipe.depth import layer_counts, split_layer
-from sta_kernels.recipe.models import Module
+from sta_kernels.recipe.models import REST, Module
 
 _PARTS = {
     "multi_modal_projector": frozenset(("multi_modal_projector", "merger", "deepstack_merger_list")),
@@ -16,8 +16,6 @@ _PARTS = {
     "decoder": frozenset(("decoder",)),
 }
 """Modules by mergekit's names for known architectures: what stands between dots in their tensors' names."""
-_REST = ("default", "text_decoder", "shared")
-"""Modules of all that belongs to no other."""
 
 
 def owner_of(modules: Sequence[Module], names: Collection[str], label: str) -> Callable[[str], str | None]:
@@ -36,7 +34,7 @@ def owner_of(modules: Sequence[Module], names: Collection[str], label: str) -> C
     """
     stacks = layer_counts(names).keys() & {module.name for module in modules}
     parts = {name: words for name, words in _PARTS.items() if name in {module.name for module in modules} - stacks}
-    rest = [module for module in modules if module.name in _REST and module.name not in stacks]
+    rest = [module for module in modules if module.name in REST and module.name not in stacks]
     if len(rest) > 1:
         raise InputError(f"{rest[1].where}: `{rest[0].name}` takes all that is left already")
 
@@ -53,7 +51,7 @@ def owner_of(modules: Sequence[Module], names: Collection[str], label: str) -> C
             known = ", ".join(map(repr, layer_counts(names)))
             raise InputError(
                 f"{module.where}: no tensor of {label} belongs to it; a module is a stack of layers ({known}), "
-                f"{', '.join(_PARTS)}, or one of {', '.join(_REST)} for all that is left"
+                f"{', '.join(_PARTS)}, or one of {', '.join(REST)} for all that is left"
             )
     left = [name for name, module in owned.items() if module is None]
     if left:

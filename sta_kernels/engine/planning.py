@@ -83,7 +83,7 @@ def make_plan(
     declared = [statistic for job in placed for round_ in job.rounds(method) for statistic, _ in round_]
     sets = {job.tasks for job in placed if job.action == "merge"}
     if len(sets) > 1 and any(statistic.scope == "model" for statistic in declared):
-        raise InputError("slices: a statistic over the whole model needs the same models in the same order in each")
+        raise InputError("slices, modules: a statistic over the model needs the same models in the same order in each")
     needing = [job for job in placed if job.streamed(method)]
     segment_bytes = (job.memory(job.size) for job in needing)
     undivided = [job for job in placed if job.granule > 1 or job.whole(method)]

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from sta_kernels.recipe.values import Setting
 
+REST = ("default", "text_decoder", "shared")
+"""Modules, by mergekit's names, of all that belongs to no other; alone, each is the whole model."""
+
 
 @dataclass(frozen=True)
 class ModelSpec:

@@ -29,8 +29,8 @@ class Recipe:
         models: in the recipe's order; the base is not among them, unless the method averages it as a model. With
             slices, each model that one of them names, once.
         slices: layers of the result, bottom up; none where whole models are merged, or several modules.
-        modules: parts of the model that are merged each by itself; none where there are not several.
-        parameters: values for all models, by the parameter's Python name; those of a single module before the recipe's.
+        modules: parts of the model that are merged each by itself; none where it is merged as a whole.
+        parameters: values for all models, by the parameter's Python name; those of a module of all before the recipe's.
         exclude: globs of tensors that are copied from the base.
         split: glob to number of equal parts along the first dimension that are treated as tensors of their own.
         dtype: safetensors code of what is written (``out_dtype``, else ``dtype``), or None for the base's own.

@@ -11,7 +11,7 @@ from sta_kernels.errors import InputError
 from sta_kernels.methods.base import Method
 from sta_kernels.recipe.document import Node
 from sta_kernels.recipe.locate import locate_model
-from sta_kernels.recipe.models import ModelSpec, Module, Slice
+from sta_kernels.recipe.models import REST, ModelSpec, Module, Slice
 from sta_kernels.recipe.parameters import (
     MERGEKIT_METHODS,
     check_number,
@@ -67,20 +67,20 @@ def read_fields(root: Node) -> dict[str, Any]:
     base = _optional_model(keys, "base_model")
     notes: list[str] = []
     parameters = _parameters(keys, method, notes)
-    contents = _contents(root, keys)
-    if len(contents) == 1 and (own := contents[0]) is not keys:
-        parameters = chain(_parameters(own, method, notes), parameters)
+    contents, parted = _contents(root, keys)
+    if not parted and contents is not keys:
+        parameters = chain(_parameters(contents, method, notes), parameters)
     models: list[ModelSpec] = []
     slices: tuple[Slice, ...] = ()
     modules: tuple[Module, ...] = ()
-    if (len(contents) > 1 or "slices" in contents[0]) and keys.get("target") is not None:
-        keys["target"].fail("not supported with slices and several modules; take whole `models`")
-    if len(contents) > 1:
-        modules = tuple(_module(keys, node, method, base, models, notes) for node in keys["modules"].mapping().values())
-    elif "slices" in contents[0]:
-        slices = read_slices(contents[0]["slices"], method, base, models, notes)
+    if (parted or "slices" in contents) and keys.get("target") is not None:
+        keys["target"].fail("not supported with slices and modules; take whole `models`")
+    if parted:
+        modules = tuple(_module(keys, node, method, base, models, notes) for node in contents.values())
+    elif "slices" in contents:
+        slices = read_slices(contents["slices"], method, base, models, notes)
     else:
-        models += _models((contents[0], keys), method, base, notes)
+        models += _models((contents, keys), method, base, notes)
     return {
         "method": method,
         "method_name": method.name,
@@ -117,15 +117,15 @@ def _note_gradients(
             )
 
 
-def _contents(root: Node, keys: Mapping[str, Node]) -> Sequence[Mapping[str, Node]]:
-    """The mappings that hold ``models`` or ``slices``: the recipe, or its modules."""
+def _contents(root: Node, keys: Mapping[str, Node]) -> tuple[Mapping[str, Node], bool]:
+    """What holds ``models`` or ``slices``: the recipe, or a module that is all of it; else (and true) the modules."""
     given = [key for key in _CONTENTS if key in keys]
     if not given:
         root.fail("models is missing; list the models to merge, or `slices` of them")
     if len(given) > 1:
         keys[given[1]].fail(f"a recipe has one of {', '.join(_CONTENTS)}; `{given[0]}` is there already")
     if given != ["modules"]:
-        return [keys]
+        return keys, False
     modules = keys["modules"].mapping()
     if not modules:
         keys["modules"].fail("no modules: nothing would be left")
@@ -136,7 +136,10 @@ def _contents(root: Node, keys: Mapping[str, Node]) -> Sequence[Mapping[str, Nod
                 unknown(node, key, ("models", "slices", "parameters"))
         if ("models" in contents) == ("slices" in contents):
             module.fail("a module has either `models` or `slices`")
-    return [module.mapping() for module in modules.values()]
+    if len(modules) > 1 or modules.keys().isdisjoint(REST):
+        return modules, True
+    (whole,) = modules.values()
+    return whole.mapping(), False
 
 
 def _module(

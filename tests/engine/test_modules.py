@@ -145,6 +145,7 @@ def test_a_tied_head_goes_with_its_embedding(models: dict[str, Tensors]):
             {STACKS[0]: whole("a"), STACKS[1]: whole("a")},
             r"modules: 'head\.weight' and 3 more of a belong to none; add `def",
         ),
+        ({"vision_tower": whole("a")}, r"modules: 'head\.weight' and 3 more of a belong to none; add `default`"),
         ({"default": whole("a"), "shared": whole("a")}, r"modules\.shared: `default` takes all that is left already"),
         (
             {"vision_tower": whole("a"), "vision_model": whole("a"), "default": whole("a")},

@@ -269,5 +269,5 @@ def test_a_statistic_over_the_model_is_one_over_all_slices(models: dict[str, Ten
         assert torch.equal(out[name], tensor), name
     for names in (("base", "b", "a"), ("base", "a")):
         slices = [part(0, 0, 0), part(*range(len(names)), names=names)]
-        with pytest.raises(InputError, match="slices: a statistic over the whole model needs the same models in"):
+        with pytest.raises(InputError, match="a statistic over the model needs the same models in"):
             merged({**recipe, "slices": slices}, "refused")

@@ -249,7 +249,7 @@ def swap(old: str, new: str) -> Callable[[str], str]:
         (swap("dtype: float32", "dtype: float8"), "r.yaml:11: dtype: 'float8' cannot be written; known: float32,"),
         (swap("dtype: float32", "dtype: fp16"), "r.yaml:11: dtype: 'fp16' cannot be written; did you mean `float16`?"),
         (swap("dtype: float32", "target: a"), "r.yaml:11: target: sta has no target"),
-        (lambda _: "base_model: a\ngate_mode: hidden\nexperts: []", "r.yaml:2: gate_mode: a key of mergekit-moe, which"),
+        (lambda _: "base_model: a\ngate_mode: hidden\nexperts: []", "r.yaml:2: gate_mode: a key of mergekit-moe"),
         (swap("dtype: float32", "chat_template: llama3"), "r.yaml:11: chat_template: 'llama3': mergekit's template"),
         (swap("dtype: float32", "chat_template: chat"), "r.yaml:11: chat_template: 'chat': no template's name; give"),
         (swap("dtype: float32", "slices: []"), "r.yaml:11: slices: a recipe has one of models, slices, modules"),

@@ -169,7 +169,7 @@ VALUES = "    parameters: {weight: [{filter: layers"
         ),
         (
             instead_of_slices("target: a\nmodules: {text: {models: [{model: a}]}, vision: {models: [{model: a}]}}"),
-            "r.yaml:3: target: not supported with slices and several modules",
+            "r.yaml:3: target: not supported with slices and modules",
         ),
         (instead_of_slices("modules: {text: {}}"), "modules.text: a module has either `models` or `slices`"),
         (instead_of_slices("modules: {text: {model: []}}"), "modules.text.model: not understood; did you mean"),
@@ -242,5 +242,6 @@ def test_a_modules_own_weight_averages_a_base_that_is_not_listed():
     one, two = (recipe.part(part) for part in recipe.parts)
     assert one.settings("x").per_model["weight"] == (1.0, 2.0)
     assert [spec.model for spec in two.models] == ["a"]
-    alone = Recipe.parse(text + listed.format(name="one", own=", parameters: {weight: 2}"))
+    alone = Recipe.parse(text + listed.format(name="default", own=", parameters: {weight: 2}"))
+    assert alone.modules == ()
     assert alone.settings("x").per_model["weight"] == (1.0, 2.0)
