@@ -123,15 +123,26 @@ def test_each_module_has_its_own_depth_and_patterns_hold_for_all(models: dict[st
         merged(modules, "other", **{**keys, "exclude": ["nowhere"]})
 
 
-def test_a_tied_head_goes_with_its_embedding(models: dict[str, Tensors]):
-    tied = {**models["a"], "lm_head.weight": models["a"]["text_model.embed.weight"]}
+def test_what_is_tied_belongs_where_the_first_name_does(models: dict[str, Tensors]):
+    shared = "visual.tokens.weight"
+    tied = {**models["a"], shared: models["a"]["text_model.embed.weight"]}
     torch.save(tied, "tied.pt")
-    out = Path("out")
-    recipe = {"merge_method": "linear", "modules": {STACKS[0]: whole("tied.pt"), "default": whole("tied.pt", 2.0)}}
-    merge_checkpoints({**recipe, "parameters": {"normalize": False}}, out)
-    written = load_file(out / "model.safetensors")
-    assert "lm_head.weight" not in written
-    assert torch.equal(written["text_model.embed.weight"], 2 * tied["lm_head.weight"])
+    modules = {"vision_tower": whole("tied.pt"), "text_decoder": whole("tied.pt", 2.0)}
+    merge_checkpoints({"merge_method": "linear", "modules": modules, "parameters": {"normalize": False}}, "out")
+    written = load_file("out/model.safetensors")
+    assert shared not in written
+    assert torch.equal(written["text_model.embed.weight"], 2 * tied[shared])
+
+
+def test_numbers_of_layers_are_found_before_any_is_changed():
+    """The first tower gets as many layers as the second had."""
+    tensors = {
+        f"{tower}.{i}.up": torch.full((2,), float(i)) for tower, count in (("one", 2), ("two", 3)) for i in range(count)
+    }
+    save_file(tensors, "b/model.safetensors")
+    Path("b/config.json").write_text(json.dumps({"num_layers": 2, "depth": 3}))
+    _, config = merged({"one": stacked(("b", 0, 2), ("b", 1, 2)), "two": stacked(("b", 0, 1))})
+    assert config == {"num_layers": 3, "depth": 1}
 
 
 @pytest.mark.parametrize(
