@@ -8,6 +8,8 @@ MERGEKIT_VENV ?= .venv-mergekit
 PYTEST_ARGS ?=
 WORKERS ?= 2
 BENCH_ARGS ?=
+# What `make test-mergekit` has installed.
+MERGEKIT_PYTHON ?= $(patsubst %mergekit-yaml,%python,$(wildcard $(MERGEKIT_VENV)/bin/mergekit-yaml))
 DEMO_ARGS ?=
 
 PYTHON_IN := $(VENV)/bin/python
@@ -60,8 +62,12 @@ bench-memory: $(VENV)/.with-bench ## merge large checkpoints under several memor
 	$(PYTHON_IN) -m benchmarks.memory $(BENCH_ARGS)
 
 .PHONY: bench-disk
-bench-disk: $(VENV)/.with-bench ## time merges from files to files against their I/O; 6 GB of /dev/shm; docs in benchmarks/README.md
-	$(PYTHON_IN) -m benchmarks.disk $(if $(wildcard $(MERGEKIT_VENV)/.with-mergekit),--mergekit-python $(MERGEKIT_VENV)/bin/python) $(BENCH_ARGS)
+bench-disk: $(VENV)/.with-bench ## time merges against their I/O, and against mergekit where it is installed; 6 GB of tmpfs
+	$(PYTHON_IN) -m benchmarks.disk $(if $(MERGEKIT_PYTHON),--mergekit-python $(MERGEKIT_PYTHON)) $(BENCH_ARGS)
+
+.PHONY: bench-scaling
+bench-scaling: $(VENV)/.with-bench ## time merges of many sizes, from few and many models; 17 GB of tmpfs, or what there is
+	$(PYTHON_IN) -m benchmarks.disk.scaling $(BENCH_ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.with-dev ## check style, types and formatting, and that the README's tables are those of their data
@@ -78,7 +84,7 @@ format: $(VENV)/.with-dev ## put the sources into the format that `make lint` ch
 	$(VENV)/bin/clang-format -i $(FORMATTED)
 
 .PHONY: readme
-readme: $(VENV)/.with-dev ## write the README's tables anew, from demo-out where there is one, and benchmarks/results
+readme: $(VENV)/.with-dev $(VENV)/.with-plot ## write the README's tables and plots anew, from demo-out where there is one, and benchmarks/results
 	$(PYTHON_IN) -m scripts.readme_tables $(if $(wildcard demo-out/results.json),--demo demo-out)
 
 .PHONY: clean

@@ -73,7 +73,7 @@ def bars(elements: int = ELEMENTS, threads: int = 2, megabytes: int = 500) -> li
         result.append(_speedup("`sta_merge`, N=6, float32, normaliser given", "sta_merge", contender, merge, least))
     select = {"elements": 4 * elements, "dtype": "float32", "threads": threads}
     result.append(_reads("`order_statistic`, float32, of four times as many elements", select, 6))
-    for command, limit in (("sta-kernels --version", 0.25), ("sta-kernels merge --dry-run", 0.5)):
+    for command, limit in (("sta-kernels --version", 0.25), ("sta-kernels merge --dry-run", 0.35)):
         result.append(_startup(command, limit))
     for limit in (192, 256, 2000):
         case = {"checkpoint_bytes": megabytes * MB, "models": 4, "max_memory": limit * MB, "threads": threads}

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from benchmarks import bars, records
 from benchmarks.bars import Bar, Finding
+from benchmarks.disk import bars as disk_bars
 from benchmarks.records import Row
+from benchmarks.tables import markdown, provenance
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,10 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     listed = bars.bars(arguments.elements, arguments.threads, arguments.megabytes)
     rows = records.read(arguments.results)
     findings = [bar.find(rows) for bar in listed]
-    print(bar_table(listed, findings))
+    measured = [finding.row for finding in findings if finding is not None]
+    print(bar_table(listed, findings), provenance(measured), sep="\n\n")
     print()
-    print(provenance([finding.row for finding in findings if finding is not None]))
-    return 0 if all(finding is not None and finding.holds for finding in findings) else 1
+    print(disk_bars.table(rows), provenance(disk_bars.origin(rows)), sep="\n\n")
+    kept = all(finding is not None and finding.holds for finding in findings)
+    return 0 if kept and disk_bars.complete(rows) and disk_bars.reached(rows) else 1
 
 
 def bar_table(listed: Sequence[Bar], findings: Sequence[Finding | None]) -> str:
@@ -46,17 +50,6 @@ def bar_table(listed: Sequence[Bar], findings: Sequence[Finding | None]) -> str:
         else:
             lines.append((bar.what, bar.needs, finding.text, "pass" if finding.holds else "**falls short**"))
     return markdown(lines)
-
-
-def provenance(rows: Sequence[Row]) -> str:
-    """Where the figures of a table come from: revisions, machines, dates, versions."""
-    said = {
-        f"{row['time'][:10]}, revision {row['revision']}, sta_kernels {row['versions']['sta_kernels']} "
-        f"({row['machine']['isa']}), torch {row['versions']['torch']}, {row['machine']['processor']}, "
-        f"{row['machine']['cores']} cores"
-        for row in rows
-    }
-    return "\n".join(f"Measured {each}." for each in sorted(said)) or "Nothing has been measured at these sizes."
 
 
 def contest_table(rows: Sequence[Row]) -> str:
@@ -82,14 +75,6 @@ def contest_table(rows: Sequence[Row]) -> str:
 def describe(case: Row) -> str:
     """A case in a few words."""
     return ", ".join(f"{key} {value}" for key, value in case.items() if key not in ("threads", "command"))
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A table with aligned columns; the first line is its head."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    text.insert(1, " | ".join("-" * max(3, width) for width in widths))
-    return "\n".join(f"| {line} |" for line in text)
 
 
 if __name__ == "__main__":

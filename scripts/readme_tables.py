@@ -4,7 +4,8 @@
     python -m scripts.readme_tables --demo demo-out    # first take over what a run of `make demo` wrote
     python -m scripts.readme_tables --check            # write nothing; fail where the README would change
 
-The demo's table comes from ``docs/demo/results.json``, that of the benchmarks from ``benchmarks/results/*.jsonl``.
+The demo's table comes from ``docs/demo/results.json``, those of the benchmarks and the picture of how merges scale
+from ``benchmarks/results/*.jsonl``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import bars, records
-from benchmarks.summary import bar_table, provenance
+from benchmarks.disk import bars as disk_bars
+from benchmarks.disk import plot
+from benchmarks.summary import bar_table
+from benchmarks.tables import provenance
 from scripts.method_table import choice_table, method_table
 from sta_kernels.demo.table import render as demo_table
 
@@ -50,6 +54,15 @@ def benchmark_section(rows: list[records.Row]) -> str:
     return f"{bar_table(listed, findings)}\n\n{origin}" if any(findings) else origin
 
 
+def disk_section(rows: list[records.Row]) -> str:
+    """Merges from files to files: their bars, what was measured for them, and the picture of how they scale."""
+    origin = disk_bars.origin(rows)
+    parts = [disk_bars.table(rows), provenance(origin)] if origin else [provenance(origin)]
+    if plot.data(rows):
+        parts.append(f"![Seconds by bytes, by models and by threads](benchmarks/results/{plot.PICTURE})")
+    return "\n\n".join(parts)
+
+
 def filled(text: str, name: str, content: str) -> str:
     """The text with ``content`` between the markers of that name.
 
@@ -74,7 +87,8 @@ def written(text: str) -> str:
     """The README with all tables as their data say."""
     results = json.loads((DEMO / RESULTS).read_text(encoding="utf-8"))
     text = filled(text, "demo", demo_section(results))
-    return filled(text, "benchmarks", benchmark_section(records.read(records.RESULTS)))
+    rows = records.read(records.RESULTS)
+    return filled(filled(text, "disk", disk_section(rows)), "benchmarks", benchmark_section(rows))
 
 
 def written_methods(text: str) -> str:
@@ -99,6 +113,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             stale = True
         elif after != before:
             document.write_text(after, encoding="utf-8")
+    rows = records.read(records.RESULTS)
+    if not plot.is_current(rows, records.RESULTS):
+        if arguments.check:
+            print(f"{plot.PICTURE}: it is not that of its rows; run `make readme`", file=sys.stderr)
+            stale = True
+        else:
+            plot.draw(rows, records.RESULTS)
     return int(stale)
 
 

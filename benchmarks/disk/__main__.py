@@ -18,7 +18,7 @@ from dataclasses import replace
 from benchmarks import records
 from benchmarks.disk import bars, session
 from benchmarks.disk.recipes import RECIPES
-from benchmarks.summary import provenance
+from benchmarks.tables import provenance
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,9 +8,10 @@ from typing import Any
 
 from benchmarks.disk.recipes import RECIPES, Recipe
 from benchmarks.records import Row
-from benchmarks.summary import markdown
+from benchmarks.tables import markdown
 
 OP = "disk"
+SCALING = "disk_scaling"
 CONTENDER = "sta-kernels merge"
 MEGABYTES = 534
 MODELS = 4
@@ -20,7 +21,8 @@ STARTUP = 0.35
 MEMORY = 300 * 10**6
 COLD = {1: 1.15, 2: 2.1}
 """Most that a cold merge may take, of the storage floor, by the reads that its method needs."""
-HEAD = ("recipe", "÷ memory floor", "× mergekit", "start-up", "RssAnon", "÷ storage floor, cold")
+RIVAL = "× mergekit"
+HEAD = ("recipe", "÷ memory floor", RIVAL, "start-up", "RssAnon", "÷ storage floor, cold")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,15 @@ def table(rows: Sequence[Row], **size: Any) -> str:
 def reached(rows: Sequence[Row], **size: Any) -> bool:
     """Whether every bar of which anything was measured is."""
     return all(cell.holds is not False for name in RECIPES for cell in cells(rows, name, **size))
+
+
+def complete(rows: Sequence[Row], **size: Any) -> bool:
+    """Whether everything that there is a bar for was measured."""
+    return all(
+        cell.holds is not None or (head == RIVAL and RECIPES[name].speedup is None)
+        for name in RECIPES
+        for head, cell in zip(HEAD[1:], cells(rows, name, **size), strict=True)
+    )
 
 
 def origin(rows: Sequence[Row], **size: Any) -> list[Row]:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import statistics
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import processes, records
+from benchmarks.disk.cache import drop
 from benchmarks.disk.floor import Floor
-from benchmarks.disk.models import Family
+from benchmarks.disk.models import WEIGHTS, Family
 from benchmarks.disk.recipes import RECIPES, Recipe
 
 MANIFEST = "sta_kernels_manifest.json"
-_PAGE = 4096
+CHUNKS = tuple(1 << power for power in (16, 17, 18, 19, 20, 22))
+TRIALS = 5
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,15 @@ class Bench:
         """Whether nothing of the inputs is in memory when a run begins."""
         return self.storage == "disk"
 
+    def fitted(self) -> Bench:
+        """The same with the chunk that makes the floor fastest, for five models as its input."""
+        size = (self.family.base / WEIGHTS).stat().st_size
+        tried = [replace(self, floor=replace(self.floor, chunk=chunk)) for chunk in CHUNKS]
+        runs = [_Runs(bench, RECIPES["task_arithmetic"]) for bench in tried]
+        times = [[run.floor(size) for run in runs] for _ in range(TRIALS)]
+        medians = [statistics.median(column) for column in zip(*times, strict=True)]
+        return tried[medians.index(min(medians))]
+
     def row(self, name: str) -> records.Row:
         """Case and figures of a recipe.
 
@@ -79,6 +89,7 @@ class Bench:
             "seconds": quantiles(times["merge"]),
             "startup": quantiles(times["startup"]),
             "floor": quantiles(times["floor"]),
+            "floor_chunk": self.floor.chunk,
             "ratio": ratios(times, subtract=not self.cold),
             "rss_anon": max(run.peaks["merge"]),
             "digest": run.digest,
@@ -156,9 +167,6 @@ class _Runs:
     def prepare(self) -> int:
         """Write the recipe, run what is to be timed once, and return the size of the weights."""
         self.recipe.write(self.bench.family, self._path)
-        if self.bench.cold:
-            for path in self.inputs:
-                _synced(path)
         size = self._outcome(self._command())
         self.startup()
         self.floor(size)
@@ -219,34 +227,3 @@ class _Runs:
         digest = "-".join(files[name]["digest"] for name in sorted(files) if name.endswith(".safetensors"))
         assert self.digest in (None, digest), f"one merge gave {self.digest}, the next {digest}"
         self.digest = digest
-
-
-def _synced(path: Path) -> None:
-    """Pages that are not yet on the disk cannot be dropped."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def drop(path: Path) -> None:
-    """Drop a file that is on the disk from the page cache.
-
-    Raises:
-        AssertionError: some of it is still there.
-    """
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        size = os.fstat(fd).st_size
-        assert not any(_cached(fd, offset) for offset in range(0, size, max(_PAGE, size // 64))), f"{path} is cached"
-    finally:
-        os.close(fd)
-
-
-def _cached(fd: int, offset: int) -> bool:
-    try:
-        return os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT) > 0
-    except BlockingIOError:
-        return False

@@ -51,7 +51,7 @@ class Floor:
         command += ["--write", str(output), str(size)]
         told = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
         assert (told["read"], told["written"]) == (sum(sizes), size), told
-        return told["seconds"]
+        return float(told["seconds"])
 
 
 def compile_program(folder: Path) -> Path:

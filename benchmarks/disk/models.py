@@ -9,11 +9,12 @@ Importances are products of two normal numbers, positive, in bfloat16, with thei
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -99,6 +100,7 @@ def relabel(path: Path, measure: str) -> None:
         assert len(text) == room
         file.seek(8)
         file.write(text)
+        _sync(file)
 
 
 def _fine_tuned(index: int) -> Values:
@@ -165,6 +167,13 @@ def _write_file(path: Path, shapes: Mapping[str, tuple[int, ...]], values: Value
             statistics[name] = [low, high, total / prod(shape)]
         file.seek(0)
         file.write(_header(shapes, _metadata(measure, statistics) if measure else {}, room))
+        _sync(file)
+
+
+def _sync(file: BinaryIO) -> None:
+    """What is not yet on the disk cannot be dropped from the page cache."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _metadata(measure: str, statistics: Mapping[str, list[float]]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.disk.scaling import OP
+from benchmarks.disk.bars import SCALING
 from benchmarks.records import Row
 
 PICTURE = "disk_scaling.svg"
@@ -74,7 +74,7 @@ def draw(rows: Sequence[Row], folder: Path) -> Path | None:
     import matplotlib
 
     matplotlib.use("agg")
-    matplotlib.rcParams["svg.hashsalt"] = OP  # the same rows, the same file
+    matplotlib.rcParams["svg.hashsalt"] = SCALING  # the same rows, the same file
     from matplotlib import pyplot
 
     columns = min(3, len(panels))
@@ -99,7 +99,7 @@ def _of(rows: Sequence[Row], series: str, storage: str) -> list[Row]:
     """The latest row of each case of a series, in the order in which the cases were first measured."""
     latest: dict[str, Row] = {}
     for row in rows:
-        if row["op"] == OP and row["contender"] == series and row["case"]["storage"] == storage:
+        if row["op"] == SCALING and row["contender"] == series and row["case"]["storage"] == storage:
             latest[json.dumps(row["case"], sort_keys=True)] = row
     return list(latest.values())
 

@@ -24,8 +24,8 @@ def available() -> int:
 
 
 @contextmanager
-def leaving(n_bytes: int) -> Iterator[None]:
-    """Hold all memory but so much: for processes and for what the page cache keeps of files.
+def leaving(n_bytes: int) -> Iterator[int]:
+    """Hold all memory but so much: for processes and for what the page cache keeps of files; yields the holder's pid.
 
     Raises:
         RuntimeError: there is not so much to begin with, or the memory was taken away meanwhile.
@@ -38,7 +38,7 @@ def leaving(n_bytes: int) -> Iterator[None]:
         try:
             assert holder.stdout is not None
             ready = holder.stdout.readline()
-            yield
+            yield holder.pid
             if not ready or holder.poll() is not None:
                 raise RuntimeError(f"{held} bytes could not be held all the time; leave more")
         finally:

@@ -14,10 +14,9 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from benchmarks import records
-from benchmarks.disk import bars, session
+from benchmarks.disk import bars, plot, session
 from benchmarks.disk.recipes import RECIPES
 
-OP = "disk_scaling"
 SIZES = (0.1, 0.3, 1.0, 3.0, 10.0)
 NUMBERS = (2, 4, 8, 16)
 COMPARED = ("task_arithmetic", "sta", "dare_ties", "ties")
@@ -25,7 +24,7 @@ IN_AND_OUT = bars.MODELS + 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, record, print."""
+    """Measure, record, print, draw."""
     parser = argparse.ArgumentParser("python -m benchmarks.disk.scaling", description="Time merges of many sizes.")
     option = parser.add_argument
     option("--recipes", nargs="+", choices=RECIPES, default=COMPARED, metavar="NAME", help=", ".join(RECIPES))
@@ -45,12 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 2
+    print(plot.draw(records.read(arguments.results), arguments.results) or "no rows to draw")
     return 0
 
 
 def measured(arguments: argparse.Namespace) -> Iterator[records.Row]:
     """Rows: of every size, of every number of models, and on tmpfs of one thread against all; less what has no room."""
-    common = {"op": OP} | records.environment()
+    common = {"op": bars.SCALING} | records.environment()
     for storage in session.storages(arguments):
         sizes = [("bytes", round(size * 1000 / IN_AND_OUT), bars.MODELS) for size in arguments.gigabytes]
         numbers = [("models", arguments.megabytes, n_models) for n_models in arguments.models]

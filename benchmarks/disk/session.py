@@ -35,6 +35,7 @@ def add_options(parser: argparse.ArgumentParser, *, rounds: int) -> None:
     option("--no-tmpfs", action="store_true", help="measure on the disk alone")
     option("--disk", type=Path, metavar="DIR", help="measure cold merges there, too")
     option("--cache", type=int, metavar="MB", help="on the disk: leave so much memory, and hold the rest meanwhile")
+    option("--chunk", type=int, metavar="BYTES", help="of the floor's I/O (default: the fastest of several)")
     option("--options", default="", help="more arguments of `sta-kernels merge`, as one word")
     option("--results", type=Path, default=records.RESULTS, metavar="DIR", help="default: benchmarks/results")
 
@@ -62,10 +63,11 @@ def bench(arguments: argparse.Namespace, storage: str, megabytes: int, n_models:
     with tempfile.TemporaryDirectory(dir=place) as name:
         folder = Path(name)
         family = models.write(folder, megabytes * MB, n_models, importances=importances)
-        floor = Floor(compile_program(folder), arguments.threads)
+        floor = Floor(compile_program(folder), arguments.threads, arguments.chunk)
         options: Sequence[str] = arguments.options.split()
         with pressure.leaving(arguments.cache * MB) if little else nullcontext():
-            yield Bench(storage, family, megabytes, folder, floor, arguments.rounds, options, arguments.cache)
+            made = Bench(storage, family, megabytes, folder, floor, arguments.rounds, options, arguments.cache)
+            yield made if arguments.chunk else made.fitted()
 
 
 def check_room(folder: Path, size: int, *, in_memory: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from safetensors import safe_open
 
 sys.path.append(str(Path(__file__).parents[2]))
 
-from benchmarks.disk import bars, contest, models, plot
+from benchmarks import processes
+from benchmarks.disk import bars, cache, contest, models, plot, pressure
 from benchmarks.disk.recipes import RECIPES
-from benchmarks.disk.scaling import OP as SCALING
 from sta_kernels.recipe import Recipe
 
 COMMON = {"rounds": 3, "rss_anon": 300_000_000, "startup": {"p20": 0.2, "p50": 0.35, "p80": 0.4}}
@@ -82,6 +83,29 @@ def test_every_recipe_reads_the_files_that_it_says(family: models.Family, tmp_pa
     assert read == {str(path) for path in recipe.inputs(family)}
 
 
+def test_what_is_dropped_is_not_cached(tmp_path: Path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 20))
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    assert cache.cached(path) == 1.0
+    cache.drop(path)
+    if cache.cached(path) == 1.0:
+        pytest.skip("files of the temporary folder are in memory")
+    assert cache.cached(path) == 0.0
+    with open(path, "rb") as file:
+        file.read(1)
+    assert cache.cached(path) > 0.0
+
+
+def test_memory_is_held_and_given_back():
+    with pressure.leaving(pressure.available() - (1 << 29)) as holder:
+        assert processes.rss_anon(holder) > 1 << 28  # other processes come and go meanwhile
+    assert processes.rss_anon(holder) == 0
+    with pytest.raises(RuntimeError, match="are to be left"), pressure.leaving(2 * pressure.available()):
+        pass
+
+
 def test_quantiles_and_ratios():
     assert contest.quantiles([3.0]) == {"p20": 3.0, "p50": 3.0, "p80": 3.0}
     assert contest.quantiles([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == {"p20": 2.0, "p50": 3.5, "p80": 5.0}
@@ -127,7 +151,7 @@ def scaling(recipe: str, series: str, megabytes: int, seconds: float) -> dict[st
     case = {"recipe": recipe, "storage": "tmpfs", "models": 4, "megabytes": megabytes}
     size = {"read": megabytes * 5 * 10**6, "written": megabytes * 10**6}
     times = {"seconds": figures(seconds), "floor": figures(seconds / 2), "bytes": size}
-    return {"op": SCALING, "contender": series, "case": case} | COMMON | times
+    return {"op": bars.SCALING, "contender": series, "case": case} | COMMON | times
 
 
 def test_picture_shows_the_latest_rows_and_is_told_from_others(tmp_path: Path):
