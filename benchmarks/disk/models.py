@@ -72,7 +72,7 @@ def llama(n_elements: int) -> tuple[Shapes, dict[str, Any]]:
         "num_key_value_heads": width // 64,
         "vocab_size": tokens,
         "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
+        "dtype": "bfloat16",
     }
     return shapes, config
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from benchmarks.disk import bars, cache, contest, models, plot, pressure
 from benchmarks.disk.recipes import RECIPES
 from sta_kernels.recipe import Recipe
 
+ROOT = Path(__file__).parents[2]
 COMMON = {"rounds": 3, "rss_anon": 300_000_000, "startup": {"p20": 0.2, "p50": 0.35, "p80": 0.4}}
 
 
@@ -172,3 +174,44 @@ def test_picture_shows_the_latest_rows_and_is_told_from_others(tmp_path: Path):
     plot.draw(rows, tmp_path)
     assert path.read_bytes() == first
     assert not plot.is_current([*rows, scaling("sta", "bytes", 100, 2.0)], tmp_path)
+
+
+def run(place: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.disk", "--rounds", "1", "--recipes", "task_arithmetic"]
+    command += ["--tmpfs", str(place), "--results", str(place / "rows"), *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_run_leaves_rows_and_nothing_else(tmp_path: Path):
+    done = run(
+        tmp_path, "--megabytes", "1", "--chunk", "65536", "--disk", str(tmp_path), "--options=--max-memory 300MB"
+    )
+    assert done.stderr == ""
+    assert done.returncode == 1  # nothing so small pays for its start-up
+    assert [path.name for path in tmp_path.iterdir()] == ["rows"]
+    warm, cold = map(json.loads, (tmp_path / "rows" / f"{bars.OP}.jsonl").read_text().splitlines())
+    assert (warm["case"]["storage"], cold["case"]["storage"]) == ("tmpfs", "disk")
+    assert warm["case"]["options"] == ["--max-memory", "300MB"]
+    assert warm["digest"] == cold["digest"]
+    size = warm["bytes"]["written"]
+    assert warm["bytes"]["read"] == pytest.approx(5 * size, rel=0.01)
+    assert "| task_arithmetic | " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (["--megabytes", "100000000"], {}, " MB are needed, "),
+        (["--megabytes", "1"], {"CXX": "no-such-compiler"}, "the floor needs a C++ compiler"),
+    ],
+)
+def test_what_is_lacking_is_said_in_one_line(
+    tmp_path: Path, arguments: list[str], environment: dict[str, str], message: str
+):
+    done = run(tmp_path, *arguments, **environment)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
