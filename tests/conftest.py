@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
 from sections import SECTIONS
+
+# Torch's threads wait for work without keeping a processor busy, which other tests and processes could use; read when
+# torch is imported, by processes that tests start as well.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no-deadline")

@@ -21,6 +21,8 @@ from sta_kernels.demo.recipes import Layout
 from sta_kernels.demo.vit import Vit, VitConfig
 from sta_kernels.errors import RunError
 
+pytestmark = pytest.mark.xdist_group("demonstration")  # one run of it for all
+
 CONFIG = VitConfig(width=64, hidden=64, depth=2, patch=7, image=14)
 STA = ("sta_lp", "sta_amp", "sta_lp_amp")
 
