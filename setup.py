@@ -19,6 +19,7 @@ from setuptools.command.build_ext import build_ext
 SOURCES = Path("bindings/src")
 COMMON = ["-std=c++17", "-O2", "-g0", "-fPIC", "-pthread"]
 COMMON += ["-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno"]
+EVERYWHERE = ("api", "digest", "dispatch", "flow", "formula", "layout", "pool", "rank_gate", "select")
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 # GCC reports its own AVX-512 header as using uninitialised values.
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-Wno-maybe-uninitialized"]
@@ -33,7 +34,7 @@ def units() -> list[tuple[str, list[str]]]:
         kernels = [("isa_neon", [])]
     else:
         kernels = [("isa_baseline", [])]
-    return [*kernels, *((name, []) for name in ("api", "formula", "rank_gate", "select", "dispatch", "layout", "pool"))]
+    return [*kernels, *((name, []) for name in EVERYWHERE)]
 
 
 class BuildCore(build_ext):

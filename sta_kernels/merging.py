@@ -18,7 +18,7 @@ from sta_kernels.methods.base import Method, Place, Settings
 from sta_kernels.methods.groups import Group, SharedRounds, group, places
 from sta_kernels.methods.run import Piece, merge_pieces
 from sta_kernels.methods.selection import Segment, Selection, check_split, segments
-from sta_kernels.methods.statistics import Range, Statistic
+from sta_kernels.methods.statistics import Range, Statistic, update_together
 from sta_kernels.state_dict import Tensors, position
 from sta_kernels.state_dict_inputs import Inputs, buffer_of, choose_entries, gather, shows_sign
 
@@ -277,9 +277,10 @@ class _Merging:
         while rounds.pending:
             for part in parts:
                 operands = self._inputs.operands(self._selection, part, self._method.data)
-                for statistic, accumulator in rounds.pending.values():
-                    source, offset = statistic.subject.source(operands), shared.offsets[part.name]
-                    accumulator.update(self._backend, source, offset, threads=self._threads)
+                accumulators = [accumulator for _, accumulator in rounds.pending.values()]
+                sources = [statistic.subject.source(operands) for statistic, _ in rounds.pending.values()]
+                offset = shared.offsets[part.name]
+                update_together(accumulators, sources, self._backend, offset, threads=self._threads)
             for statistic, result in rounds.end_of_pass():
                 if shared.extent and not np.isfinite(result).all():
                     self._refuse(statistic, result, parts)

@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define STA_ABI_VERSION 4
+#define STA_ABI_VERSION 5
 #define STA_MAX_TASKS 256
 #define STA_MAX_DIMS 64
 #define STA_LEAF 4096 /* elements per leaf of a tier-B sum */
@@ -155,6 +155,72 @@ STA_API int32_t sta_stream_sum(int64_t n, int32_t n_inputs, const sta_operand* i
 /* Read-only counterpart: the sum of all inputs' elements, for measuring only. */
 STA_API int32_t sta_stream_read(int64_t n, int32_t n_inputs, const sta_operand* inputs, double* result,
                                 const sta_options* options);
+
+/* A pass over a range of tensors in files, slice by slice: each slice is read, its steps are taken, and its result is
+ * written, while it is in the caches. */
+
+/* Where the elements of one tensor are: from byte offset of an open file on, unit bytes each. address: room for a slice
+ * of them, which the steps' operands point at. digest: NULL, or the state of the file's digest, STA_DIGEST_WORDS words,
+ * zeros at first; digests: where the XXH3-128 of each block that ends within the range goes, 16 bytes each, if the block
+ * also begins there, or in the range before it, which the state has seen to end where this one begins. After a pass,
+ * the state's first words are the position of the byte that would follow, and the number of the first such block,
+ * counted from the start of the file, and how many there were. */
+#define STA_DIGEST_WORDS 160
+typedef struct {
+  int64_t fd, offset, unit;
+  int64_t address;
+  int64_t digest, digests;
+} sta_channel;
+
+/* One of the functions above, by its arguments in order, each in a word: addresses, integers, and floats as the bits of
+ * a double; n is the slice's, whatever stands there. What is added to or folded into goes on from slice to slice; leaf
+ * sums, counts per leaf and a formula's offset advance.
+ * STA_STEP_NONFINITE: n, n_operands, operands: ends the pass at the first NaN or infinity.
+ * STA_STEP_DIFFERS: two addresses, bytes per element, and that of an int64, set to 1 where the slices differ.
+ * STA_STEP_COUNT_EQUAL adds to greater. STA_STEP_RANGES takes leaf sums of one tensor only. */
+enum sta_step_op {
+  STA_STEP_MERGE = 0,
+  STA_STEP_WEIGHTED_SUM = 1,
+  STA_STEP_EVALUATE = 2,
+  STA_STEP_FORGET = 3,
+  STA_STEP_RANGES = 4,
+  STA_STEP_HISTOGRAM = 5,
+  STA_STEP_COUNT_EQUAL = 6,
+  STA_STEP_NONFINITE = 7,
+  STA_STEP_DIFFERS = 8,
+};
+typedef struct {
+  int64_t op;
+  int64_t words[15];
+} sta_step;
+
+/* slice: elements, a multiple of STA_LEAF. out: NULL where nothing is written. block: bytes per digest, a multiple of
+ * 1024. */
+typedef struct {
+  int64_t n, slice;
+  int64_t n_reads, n_steps;
+  const sta_channel* reads;
+  const sta_channel* out;
+  const sta_step* steps;
+  int64_t block;
+  int64_t isa, tile;
+} sta_flow_job;
+
+enum sta_flow_problem {
+  STA_FLOW_FAILED = 1,    /* channel, position: byte in its file, detail: errno */
+  STA_FLOW_ENDED = 2,     /* channel, position, detail: bytes that are missing */
+  STA_FLOW_NONFINITE = 3, /* step, channel: its operand, position: element of the range, detail: of the slice */
+};
+enum sta_stage { STA_STAGE_READ = 0, STA_STAGE_DIGEST = 1, STA_STAGE_COMPUTE = 2, STA_STAGE_WRITE = 3 };
+
+/* problem: 0 where there was none. nanoseconds: added to, by stage. */
+typedef struct {
+  int64_t problem, channel, step, position, detail;
+  int64_t nanoseconds[4];
+} sta_flow_report;
+
+STA_API int32_t sta_can_flow(void); /* 0 where the system has no positioned reads */
+STA_API int32_t sta_flow(const sta_flow_job* job, sta_flow_report* report);
 
 #ifdef __cplusplus
 }

@@ -163,6 +163,8 @@ struct KernelTable {
   void (*range)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, float* minmax, double* leaves);
   int64_t (*histogram)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, const Window&,
                        int64_t bins, uint32_t* tables);
+  int64_t (*collect)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, const Window&,
+                     uint32_t* keys, int64_t* found);
   void (*values)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, float* out);
   void (*forget)(const ForgetCall&, int64_t begin, int64_t end, int64_t tile, float* scratch, int64_t* kept);
   void (*accumulate)(const Stream& total, const Stream& grad, int64_t begin, int64_t end, int64_t tile, float* scratch);
@@ -172,7 +174,10 @@ struct KernelTable {
   void (*stream_sum)(int n_inputs, const Stream* inputs, const Stream& out, int64_t begin, int64_t end, int64_t tile,
                      float* scratch, bool streaming);
   double (*stream_read)(int n_inputs, const Stream* inputs, int64_t begin, int64_t end, int64_t tile, float* scratch);
+  void (*digest)(uint64_t* state, const char* data, int64_t units, bool ends);
 };
+
+constexpr int64_t kDigestUnit = 1024;  // bytes; blocks that are digested are a multiple of it
 
 constexpr int kTables = 4;  // interleaved histograms, so that equal neighbours do not wait for each other's store
 

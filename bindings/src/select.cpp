@@ -1,7 +1,10 @@
 // Exact selection: histograms of a window of keys that closes in on the k-th smallest.
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <iterator>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "calls.h"
@@ -74,30 +77,33 @@ float float_of_key(uint32_t key) {
   return value;
 }
 
-constexpr int64_t kSampleTile = 64, kSampleTiles = 1024;
+constexpr int64_t kSampleTile = 64;
+constexpr int64_t kSampled = int64_t{1} << 18;         // elements from which on a sample pays
+constexpr int64_t kMostCollected = int64_t{1} << 21;  // keys that are set aside
 
 // A window that very probably holds the k-th smallest, from a sample of short runs spread evenly.
 int32_t bracket(Run& run, int64_t n, const Source& source, int64_t k, Window* window) {
+  const int64_t tiles = n < int64_t{1} << 22 ? 256 : 1024, drawn = kSampleTile * tiles;
   std::vector<uint32_t> sample;
-  sample.reserve(kSampleTile * kSampleTiles);
+  sample.reserve(static_cast<size_t>(drawn));
   std::vector<float> scratch(static_cast<size_t>(scratch_floats(operands_of(source), kSampleTile)) + 16);
   const IeeeMode mode;
-  for (int64_t i = 0; i < kSampleTiles; ++i) {
-    const int64_t begin = n / kSampleTiles * i;
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t begin = n / tiles * i;
     float values[kSampleTile];
     run.kernels->values(source, begin, begin + kSampleTile, kSampleTile, scratch.data(), values);
     std::transform(values, values + kSampleTile, std::back_inserter(sample), key_of_float);
   }
-  // Six standard deviations of a rank among as many independent draws; neighbours may be alike, and then the bracket
-  // fails.
-  constexpr int64_t kDrawn = kSampleTile * kSampleTiles, kMargin = 6 * 128;
-  const int64_t rank = static_cast<int64_t>(static_cast<double>(k) / static_cast<double>(n) * kDrawn);
+  // Six standard deviations of a rank among as many independent draws, or more; neighbours may be alike, and then the
+  // bracket fails.
+  const int64_t margin = tiles == 256 ? 3 * 128 : 3 * 256;
+  const int64_t rank = static_cast<int64_t>(static_cast<double>(k) / static_cast<double>(n) * static_cast<double>(drawn));
   const auto at = [&](int64_t r) {
     std::nth_element(sample.begin(), sample.begin() + r, sample.end());
     return sample[static_cast<size_t>(r)];
   };
-  const uint32_t low = rank < kMargin ? 0 : at(rank - kMargin);
-  const uint32_t high = rank + kMargin >= kDrawn ? ~0u : at(rank + kMargin);
+  const uint32_t low = rank < margin ? 0 : at(rank - margin);
+  const uint32_t high = rank + margin >= drawn ? ~0u : at(rank + margin);
   window->start = low;
   window->span = high - low;
   return STA_OK;
@@ -109,11 +115,49 @@ int shift_for(uint32_t span) {
   return bits > kBinBits ? bits - kBinBits : 0;
 }
 
+// One pass that sets the keys of a window aside. Where they hold the k-th smallest, that is *key, and *found is set;
+// where there are too many of them, or it is not among them, the passes that count have to find it.
+int32_t collect_window(Run& run, int64_t n, const Source& source, const Window& window, int64_t k, uint32_t* key,
+                       bool* found) {
+  const auto slots = static_cast<size_t>(std::min<int64_t>(run.threads, chunks_of(n)));
+  constexpr size_t kRoom = kChunk + 64;
+  const std::unique_ptr<uint32_t[]> room(new uint32_t[slots * kRoom]);
+  std::vector<uint32_t> keys;
+  keys.reserve(static_cast<size_t>(std::min(n / 16, kMostCollected)));
+  std::mutex mutex;
+  std::atomic<int64_t> lower{0};
+  std::atomic<bool> overflows{false};
+  const int32_t status =
+      parallel(run, n, operands_of(source), chunks_of(n), [&](int64_t chunk, int slot, float* scratch) {
+        if (overflows) return;
+        const int64_t begin = chunk * kChunk;
+        uint32_t* own = room.get() + static_cast<size_t>(slot) * kRoom;
+        int64_t count = 0;
+        lower += run.kernels->collect(source, begin, std::min(n, begin + kChunk), run.tile, scratch, window, own, &count);
+        const std::lock_guard<std::mutex> lock(mutex);
+        if (static_cast<int64_t>(keys.size()) + count > kMostCollected)
+          overflows = true;
+        else
+          keys.insert(keys.end(), own, own + count);
+      });
+  const int64_t rank = k - lower;
+  *found = status == STA_OK && !overflows && rank >= 1 && rank <= static_cast<int64_t>(keys.size());
+  if (!*found) return status;
+  const auto at = keys.begin() + (rank - 1);
+  std::nth_element(keys.begin(), at, keys.end());
+  *key = *at;
+  return status;
+}
+
 // The key of the k-th smallest.
 int32_t select_key(Run& run, int64_t n, const Source& source, int64_t k, uint32_t* key) {
   Window window{0, ~0u, 0};
-  if (n >= 16 * kSampleTile * kSampleTiles)
+  if (n >= kSampled) {
     if (const int32_t status = bracket(run, n, source, k, &window)) return status;
+    bool found = false;
+    if (const int32_t status = collect_window(run, n, source, window, k, key, &found)) return status;
+    if (found) return STA_OK;
+  }
   bool counts_below = true;  // later windows lie within the first: k is a rank within them
   for (;;) {
     uint64_t counts[1 << kBinBits] = {}, below = 0;

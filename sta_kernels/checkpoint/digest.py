@@ -1,13 +1,13 @@
 """Digests: XXH3-128 of blocks, and of the blocks' digests.
 
-A file's digest is that of the concatenated 16-byte digests of its 4 MiB blocks, so blocks can be digested in any order,
-by any thread, while their bytes are in cache. A tensor is digested as if its float32 values were a file.
+A file's digest is that of the concatenated 16-byte digests of its 256 KiB blocks, so blocks can be digested in any
+order, by any thread, while their bytes are in cache. A tensor is digested as if its float32 values were a file.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from sta_kernels.checkpoint.names import plain_names
 from sta_kernels.checkpoint.positioned import byte_view, read_exact
 from sta_kernels.checkpoint.source import Identity, open_descriptor
 
-BLOCK = 4 << 20
+BLOCK = 256 << 10
 """Bytes per block; the last one of a file may be shorter."""
+REGION = 16
+"""Blocks of which a manifest keeps one digest, to say where a file differs."""
 
 
 def block_digest(block: Any) -> bytes:
@@ -29,6 +31,11 @@ def block_digest(block: Any) -> bytes:
 def combine(blocks: Iterable[bytes]) -> bytes:
     """16-byte digest of a file, from its blocks' digests in order."""
     return xxhash.xxh3_128_digest(b"".join(blocks))
+
+
+def regions(blocks: Sequence[bytes]) -> list[bytes]:
+    """Digests of the blocks' regions, in order."""
+    return [combine(blocks[start : start + REGION]) for start in range(0, len(blocks), REGION)]
 
 
 def hash_file(path: str | Path) -> tuple[list[bytes], bytes]:

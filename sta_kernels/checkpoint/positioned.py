@@ -20,6 +20,21 @@ def byte_view(buffer: Any) -> memoryview:
     return view if view.format == "B" and view.ndim == 1 else view.cast("B")
 
 
+def read_failed(file: Path, offset: int, reason: str) -> RunError:
+    """A device that gave no bytes."""
+    return RunError(f"{file}: read at byte {offset} failed: {reason}")
+
+
+def ended_early(file: Path, offset: int, missing: int) -> RunError:
+    """A file that was longer once."""
+    return RunError(f"{file}: ends at byte {offset}, {missing} bytes short; was it truncated meanwhile?")
+
+
+def write_failed(file: Path, offset: int, reason: str) -> RunError:
+    """A disk that took no bytes."""
+    return RunError(f"{file}: write at byte {offset} failed: {reason}")
+
+
 def read_exact(fd: int, view: memoryview, offset: int, file: Path) -> None:
     """Fill ``view`` from ``offset`` on.
 
@@ -31,11 +46,9 @@ def read_exact(fd: int, view: memoryview, offset: int, file: Path) -> None:
         try:
             count = _pread(fd, view[done:], offset + done)
         except OSError as error:
-            raise RunError(f"{file}: read at byte {offset + done} failed: {error.strerror or error}") from error
+            raise read_failed(file, offset + done, error.strerror or str(error)) from error
         if count == 0:
-            raise RunError(
-                f"{file}: ends at byte {offset + done}, {len(view) - done} bytes short; was it truncated meanwhile?"
-            )
+            raise ended_early(file, offset + done, len(view) - done)
         done += count
 
 
@@ -50,7 +63,7 @@ def write_all(fd: int, view: memoryview, offset: int, file: Path) -> None:
         try:
             done += _pwrite(fd, view[done:], offset + done)
         except OSError as error:
-            raise RunError(f"{file}: write at byte {offset + done} failed: {error.strerror or error}") from error
+            raise write_failed(file, offset + done, error.strerror or str(error)) from error
 
 
 def _seek_read(fd: int, view: memoryview, offset: int) -> int:

@@ -85,6 +85,12 @@ class Checkpoint:
         if len(target):
             source.read_into(entry, byte_start, target)
 
+    def flat(self, name: str) -> tuple[SafetensorsSource, int] | None:
+        """The file that holds a tensor's bytes as they are read, and the offset of the first; None where none does."""
+        stored = self.aliases.get(name, name)
+        source, offset = self._readers[stored][0], self.entries[stored].offset
+        return (source, offset) if isinstance(source, SafetensorsSource) and offset is not None else None
+
     def fingerprint(self) -> list[tuple[Path, int, int]]:
         """(file, size, mtime in ns) of every file, as they were when opened."""
         return [(file, identity.size, identity.mtime_ns) for file, identity in self._identities.items()]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -134,6 +136,16 @@ class SafetensorsSource:
             RunError: read error, truncated file, or a file that changed since it was opened.
         """
         assert entry.offset is not None
+        with self.descriptor() as fd:
+            read_exact(fd, view, entry.offset + start, self.file)
+
+    @contextlib.contextmanager
+    def descriptor(self) -> Iterator[int]:
+        """The open file, for positioned reads; when it is given back, it is held against what was opened once.
+
+        Raises:
+            RunError: the file changed, or cannot be opened again.
+        """
         with self._lock:
             if self._fd is None and _kept.acquire(blocking=False):
                 try:
@@ -143,7 +155,7 @@ class SafetensorsSource:
                     raise
         fd = self._fd if self._fd is not None else self._reopen()
         try:
-            read_exact(fd, view, entry.offset + start, self.file)
+            yield fd
             self.identity.check(self.file, fd)
         finally:
             if fd != self._fd:

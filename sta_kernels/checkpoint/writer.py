@@ -73,7 +73,7 @@ class ShardWriter:
         """
         data = byte_view(view)
         self._check_range(offset, len(data))
-        write_all(self._descriptor(), data, offset, self.temporary)
+        write_all(self.descriptor, data, offset, self.temporary)
 
     def read_into(self, offset: int, view: Any) -> None:
         """Read back what stands at ``offset``, for digests. Thread-safe.
@@ -84,7 +84,7 @@ class ShardWriter:
         """
         data = byte_view(view)
         self._check_range(offset, len(data))
-        read_exact(self._descriptor(), data, offset, self.temporary)
+        read_exact(self.descriptor, data, offset, self.temporary)
 
     def sync(self) -> None:
         """Make everything written so far survive a power cut.
@@ -92,7 +92,7 @@ class ShardWriter:
         Raises:
             RunError: the device failed.
         """
-        _sync(self._descriptor(), self.temporary)
+        _sync(self.descriptor, self.temporary)
 
     def finish(self) -> None:
         """Sync, close, and give the file its name.
@@ -115,7 +115,9 @@ class ShardWriter:
         self.close()
         self.temporary.unlink(missing_ok=True)
 
-    def _descriptor(self) -> int:
+    @property
+    def descriptor(self) -> int:
+        """The open file, for positioned reads and writes within its size; ValueError after it was closed."""
         if self._fd is None:
             raise ValueError(f"{self.path}: the writer is closed")
         return self._fd
@@ -152,10 +154,11 @@ def atomic_write(path: str | Path, content: bytes) -> None:
 def _allocate(fd: int, size: int, file: Path) -> None:
     """Reserve the blocks now, so that a full disk is found before any work is done.
 
-    Where a file system cannot reserve, the free space is at least compared and the length set.
+    Where a file system cannot reserve, or has to write zeros for it, the free space is at least compared and the length
+    set.
     """
     try:
-        if size and hasattr(os, "posix_fallocate"):
+        if size and hasattr(os, "posix_fallocate") and not _in_memory(fd):
             try:
                 os.posix_fallocate(fd, 0, size)
                 return
@@ -167,6 +170,18 @@ def _allocate(fd: int, size: int, file: Path) -> None:
         os.ftruncate(fd, size)
     except OSError as error:
         raise RunError(f"{file}: {size} bytes cannot be reserved: {error.strerror or error}") from error
+
+
+def _in_memory(fd: int) -> bool:
+    """Whether a file lies in a tmpfs, where to reserve is to write zeros: as slow as the copy that overwrites them."""
+    device = os.fstat(fd).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with contextlib.suppress(OSError, ValueError, IndexError):  # no /proc
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            fields = line.split()
+            if fields[2] == number:
+                return fields[fields.index("-") + 1] in ("tmpfs", "ramfs")
+    return False
 
 
 def _sync(fd: int, file: Path) -> None:

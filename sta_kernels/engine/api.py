@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from sta_kernels.engine.config_edit import TEMPLATE_FILE
 from sta_kernels.engine.destination import check_place, finished_merge, making, outlook, refusal
 from sta_kernels.engine.devices import Kernels, open_kernels, place
 from sta_kernels.engine.digests import InputDigests
-from sta_kernels.engine.executor import Executor
+from sta_kernels.engine.flow import executor_type
 from sta_kernels.engine.groups import GroupRun, group_runs
 from sta_kernels.engine.inputs import Inputs
 from sta_kernels.engine.jobs import Plan
@@ -38,8 +39,9 @@ from sta_kernels.engine.output import (
     write_small,
 )
 from sta_kernels.engine.planning import make_plan
-from sta_kernels.engine.runs import Checks, JobRun
-from sta_kernels.engine.scheduler import run_activities
+from sta_kernels.engine.profile import BY_WORKERS, Profile
+from sta_kernels.engine.runs import Checks, JobRun, batches
+from sta_kernels.engine.scheduler import Activity, run_activities
 from sta_kernels.errors import InputError
 from sta_kernels.kernels import default_threads
 from sta_kernels.recipe import Recipe
@@ -64,6 +66,7 @@ def merge_checkpoints(
     write_model_card: bool = True,
     dry_run: bool = False,
     progress: Progress | None = None,
+    profile: Profile | None = None,
 ) -> Manifest | Plan:
     """Merge the checkpoints of a recipe into a folder, in bounded memory.
 
@@ -88,6 +91,7 @@ def merge_checkpoints(
         write_model_card: write README.md.
         dry_run: return the plan, and touch nothing.
         progress: called from this thread with a stage, the bytes it has read, and those it will.
+        profile: told how long each stage takes.
 
     Returns:
         The manifest; with ``dry_run``, the plan.
@@ -122,7 +126,8 @@ def merge_checkpoints(
             finished = None if overwrite else finished_merge(folder, plan)
             if finished is not None:
                 return finished
-            return _Merge(loaded, inputs, plan, folder, kernels, allow_nonfinite, progress).run(overwrite)
+            profile = Profile() if profile is None else profile
+            return _Merge(loaded, inputs, plan, folder, kernels, allow_nonfinite, progress, profile).run(overwrite)
 
 
 def _load(recipe: Recipe | str | os.PathLike[str] | Mapping[str, Any]) -> Recipe:
@@ -143,6 +148,7 @@ class _Merge:
         kernels: Kernels,
         allow_nonfinite: bool,
         progress: Progress | None,
+        profile: Profile,
     ) -> None:
         self._recipe = recipe
         self._inputs = inputs
@@ -151,6 +157,7 @@ class _Merge:
         self._kernels = kernels
         self._allow_nonfinite = allow_nonfinite
         self._progress = progress
+        self._profile = profile
 
     def run(self, overwrite: bool) -> Manifest:
         """Go on from the journal, or start."""
@@ -192,13 +199,15 @@ class _Merge:
             journal.served(served)
         kept_bytes = shards.prove(budget.threads)
         shards.write_headers()
-        executor = Executor(
+        executor = executor_type(self._kernels.backend)(
             method,
             self._kernels.backend,
             self._inputs,
             shards,
             journal,
             digests,
+            budget,
+            self._profile,
             differing=records.differing if records else (),
             allow_nonfinite=self._allow_nonfinite,
         )
@@ -209,7 +218,9 @@ class _Merge:
             """Made one by one, as their turn comes: accumulators take memory."""
             for i, job in enumerate(plan.jobs):
                 kept, shared = shards.kept(i, job), earlier.get(i, ())
-                run = JobRun(i, job, method, budget, kept, shared, executor.reduce, executor.finish)
+                run = JobRun(
+                    i, job, method, budget, kept, shared, executor.reduce, executor.finish, flows=executor.flows(job)
+                )
                 runs.append(run)
                 if not run.finished:
                     yield run
@@ -218,19 +229,16 @@ class _Merge:
 
         def grouped() -> Iterator[GroupRun]:
             """The same of blocks, or the model."""
-            for run in group_runs(plan, method, executor.reduce, executor):
+            for run in group_runs(plan, method, executor.reduce, executor, executor.flows):
                 groups.append(run)
                 yield run
 
-        arena = partial(self._kernels.arena, budget.arena)
         if plan.bytes_shared:
-            run_activities(grouped(), budget.threads, arena, self._tick("statistics", plan.bytes_shared))
+            self._work_on(grouped(), "statistics", plan.bytes_shared)
             earlier.update((member, run.results) for run in groups for member in run.members)
-        run_activities(unfinished(), budget.threads, arena, self._tick("merge", plan.bytes_read - plan.bytes_shared))
-        unread = digests.incomplete()
-        if unread:
-            tick = self._tick("digest", sum(map(digests.length, unread)))
-            run_activities([Checks(unread, digests.complete)], budget.threads, partial(Arena, PAGE), tick)
+        self._work_on(batches(unfinished(), budget.flow), "merge", plan.bytes_read - plan.bytes_shared)
+        self._complete(digests)
+        self._complete(shards)
         self._inputs.check_unchanged()
         merged = [(run.job, run.counts) for run in runs if run.job.action == "merge"]
         tensors = tensor_records(method, merged, len(plan.models))
@@ -242,7 +250,12 @@ class _Merge:
         self._remove_replaced()
         with contextlib.suppress(FileNotFoundError):
             (self._folder / MANIFEST_NAME).unlink()
-        files_written = self._publish(shards)
+        if self._progress is not None:
+            self._progress("sync", 0, plan.layout.size)
+        with self._profile.timing("sync"):
+            shard_files = shards.publish()
+        with self._profile.timing("publish"):
+            files_written = self._publish(shard_files)
         by_file = digests.result()
         inputs = tuple(
             {
@@ -272,6 +285,24 @@ class _Merge:
         )
         write_small(self._folder, MANIFEST_NAME, manifest.to_bytes())
         return manifest
+
+    def _work_on(self, activities: Iterable[Activity], stage: str, total: int) -> None:
+        """Have the workers do them, and note how long they had nothing to do."""
+        budget, profile = self._plan.budget, self._profile
+        profile.threads, before = budget.threads, sum(profile.seconds[each] for each in BY_WORKERS)
+        begin = time.perf_counter()
+        arena = partial(self._kernels.arena, budget.arena)
+        run_activities(activities, budget.threads, arena, self._tick(stage, total))
+        available = (time.perf_counter() - begin) * budget.threads
+        profile.charge("wait", available - (sum(profile.seconds[each] for each in BY_WORKERS) - before))
+
+    def _complete(self, digests: InputDigests | Shards) -> None:
+        """Read again what did not pass in one piece."""
+        unread: list[Any] = digests.incomplete()
+        if unread:
+            tick = self._tick("digest", sum(map(digests.length, unread)))
+            threads = self._plan.budget.threads
+            run_activities([Checks(unread, digests.complete)], threads, partial(Arena, PAGE), tick)
 
     def _names(self) -> set[str]:
         """Of all files that this merge writes."""
@@ -308,12 +339,10 @@ class _Merge:
             if i not in differing | unread
         ]
 
-    def _publish(self, shards: Shards) -> dict[str, FileRecord]:
-        """Give every file its final name, the manifest excepted."""
+    def _publish(self, shards: Mapping[str, FileRecord]) -> dict[str, FileRecord]:
+        """Write what stands beside the shards, the manifest excepted; returns what that says of all files."""
         folder, plan, layout = self._folder, self._plan, self._plan.layout
-        if self._progress is not None:
-            self._progress("sync", 0, layout.size)
-        files = shards.publish()
+        files = dict(shards)
         if layout.index is not None and layout.index_name is not None:
             files[layout.index_name] = write_small(folder, layout.index_name, layout.index)
         for side_file in (Path(path) for path, _, _ in self._plan.side_files):

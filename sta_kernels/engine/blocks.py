@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import xxhash
 
@@ -28,7 +28,7 @@ class _Block:
 
 
 class BlockDigests:
-    """XXH3-128 of every 4 MiB block of a file whose bytes pass by in pieces.
+    """XXH3-128 of every block of a file whose bytes pass by in pieces.
 
     A piece that continues its block is hashed from memory, while it is in cache. One that comes before its
     predecessor is noted, and read back once the predecessor has come; by then the page cache holds it.
@@ -36,7 +36,7 @@ class BlockDigests:
     Args:
         size: bytes of the file.
         read: fills a view from an offset of the file.
-        on_block: told of each block that is complete, with its digest; from any thread.
+        on_blocks: told of blocks that are complete: the first one's number, and their digests; from any thread.
         known: digests that need not be taken again.
     """
 
@@ -44,16 +44,19 @@ class BlockDigests:
         self,
         size: int,
         read: Callable[[memoryview, int], None],
-        on_block: Callable[[int, bytes], None] | None = None,
+        on_blocks: Callable[[int, Sequence[bytes]], None] | None = None,
         known: Mapping[int, bytes] | None = None,
     ) -> None:
         self._size = size
         self._read = read
-        self._on_block = on_block
-        self._digests: dict[int, bytes] = dict(known or {})
+        self._on_blocks = on_blocks
+        self.count = -(-size // BLOCK)
+        self._digests = bytearray(16 * self.count)
+        self._known = bytearray(self.count)
+        for index, digest in (known or {}).items():
+            self._set(index, [digest])
         self._open: dict[int, _Block] = {}
         self._lock = threading.Lock()
-        self.count = -(-size // BLOCK)
 
     def add(self, offset: int, view: memoryview) -> None:
         """Take in the bytes at ``offset``, which the file holds already; thread-safe."""
@@ -68,9 +71,36 @@ class BlockDigests:
                     self._piece(index, block, start, view[done : done + length])
             done += length
 
+    def passed(self, start: int, stop: int, first: int, digests: Sequence[bytes]) -> None:
+        """The bytes [start, stop), which the file holds already, have passed elsewhere; thread-safe.
+
+        Blocks from ``first`` on were digested there. One that is shared with a neighbouring range is read back as soon
+        as all of its bytes have passed.
+        """
+        with self._lock:
+            self._set(first, digests)
+            for index in [index for index in self._open if first <= index < first + len(digests)]:
+                del self._open[index]
+        if digests and self._on_blocks is not None:
+            self._on_blocks(first, digests)
+        for index in {start // BLOCK, (stop - 1) // BLOCK} if stop > start else ():
+            block = self._block(index)
+            if block is not None:
+                with block.lock:
+                    self._note(index, block, max(start, index * BLOCK), min(stop, block.stop))
+
+    def _note(self, index: int, block: _Block, start: int, stop: int) -> None:
+        bisect.insort(block.early, (start, stop))
+        reach = block.next
+        for begin, end in block.early:
+            reach = max(reach, end) if begin <= reach else reach
+        if reach == block.stop:
+            self._read_back(block, block.stop)
+            self._close(index, block)
+
     def incomplete(self) -> list[int]:
         """Blocks whose bytes have not all passed."""
-        return [index for index in range(self.count) if index not in self._digests]
+        return [index for index, known in enumerate(self._known) if not known]
 
     def length(self, index: int) -> int:
         """Bytes of a block."""
@@ -86,15 +116,19 @@ class BlockDigests:
 
     def digest(self, index: int) -> bytes:
         """Of one block, which must be complete."""
-        return self._digests[index]
+        return bytes(self._digests[16 * index : 16 * index + 16])
 
     def digests(self) -> list[bytes]:
         """One per block; all must be complete."""
-        return [self._digests[index] for index in range(self.count)]
+        return [self.digest(index) for index in range(self.count)]
+
+    def _set(self, first: int, digests: Sequence[bytes]) -> None:
+        self._digests[16 * first : 16 * (first + len(digests))] = b"".join(digests)
+        self._known[first : first + len(digests)] = b"\1" * len(digests)
 
     def _block(self, index: int) -> _Block | None:
         with self._lock:
-            if index in self._digests:
+            if self._known[index]:
                 return None
             block = self._open.get(index)
             if block is None:
@@ -104,7 +138,7 @@ class BlockDigests:
 
     def _piece(self, index: int, block: _Block, start: int, view: memoryview) -> None:
         if start > block.next:
-            bisect.insort(block.early, (start, start + len(view)))
+            self._note(index, block, start, start + len(view))
             return
         block.state.update(view[block.next - start :])
         block.next = max(block.next, start + len(view))
@@ -124,9 +158,10 @@ class BlockDigests:
 
     def _close(self, index: int, block: _Block) -> None:
         with self._lock:
-            if index in self._digests:
+            if self._known[index]:
                 return
-            digest = self._digests[index] = block.state.digest()
+            digest = block.state.digest()
+            self._set(index, [digest])
             del self._open[index]
-        if self._on_block is not None:
-            self._on_block(index, digest)
+        if self._on_blocks is not None:
+            self._on_blocks(index, [digest])

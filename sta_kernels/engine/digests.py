@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sta_kernels.checkpoint import TensorEntry
@@ -41,6 +41,10 @@ class InputDigests:
         """A tensor's bytes from ``start`` on were read."""
         if entry.offset is not None:
             self._blocks[entry.file].add(entry.offset + start, view)
+
+    def passed(self, file: Path, start: int, stop: int, first: int, digests: Sequence[bytes]) -> None:
+        """A range was read elsewhere, where blocks from ``first`` on were digested."""
+        self._blocks[file].passed(start, stop, first, digests)
 
     def incomplete(self) -> list[tuple[Path, int]]:
         """Blocks that are still to be read, in file order."""

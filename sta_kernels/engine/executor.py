@@ -15,9 +15,11 @@ from sta_kernels.engine.digests import InputDigests
 from sta_kernels.engine.inputs import Inputs
 from sta_kernels.engine.jobs import Job, Operand
 from sta_kernels.engine.journal import Journal
-from sta_kernels.engine.memory import Arena
+from sta_kernels.engine.memory import Arena, Budget
 from sta_kernels.engine.output import Shards
+from sta_kernels.engine.profile import Profile
 from sta_kernels.engine.runs import JobRun, Reading
+from sta_kernels.engine.tile import Tile
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.buffers import Buffer, DType, ImportanceSource
@@ -43,6 +45,8 @@ class Executor:
         shards: open output.
         journal: told of every tile that is written.
         digests: of the inputs, fed with what is read.
+        budget: of the merge.
+        profile: told how long what takes.
         differing: models known to differ from the base.
         allow_nonfinite: merge NaN and infinity.
     """
@@ -55,6 +59,8 @@ class Executor:
         shards: Shards,
         journal: Journal,
         digests: InputDigests,
+        budget: Budget,
+        profile: Profile,
         *,
         differing: Iterable[int],
         allow_nonfinite: bool,
@@ -65,14 +71,20 @@ class Executor:
         self._shards = shards
         self._journal = journal
         self._digests = digests
+        self._budget = budget
+        self._profile = profile
         self._allow_nonfinite = allow_nonfinite
         self._lock = threading.Lock()
         self.differing = set(differing)
         self.warned: dict[str, None] = {}
 
+    def flows(self, job: Job) -> bool:
+        """Whether a job's tiles need not fit a worker's memory."""
+        return False
+
     def reduce(self, reading: Reading, start: int, stop: int, arena: Arena) -> int:
         """Take one tile into the statistics that are still open."""
-        tile = _Tile(reading.job, start, stop)
+        tile = Tile(reading.job, start, stop)
         self._read(tile, reading.operands, arena, final=False)
         if reading.suspect is not None:
             self._check_finite(tile, reading.operands)
@@ -81,13 +93,14 @@ class Executor:
             self._check_suspect(reading, operands)
         sources = [statistic.subject.source(operands) for statistic, _ in reading.pending]
         accumulators = [accumulator for _, accumulator in reading.pending]
-        update_together(accumulators, sources, self._backend, reading.offset + start, threads=1)
+        with self._profile.timing("statistics"):
+            update_together(accumulators, sources, self._backend, reading.offset + start, threads=1)
         return tile.bytes_read
 
     def finish(self, run: JobRun, start: int, stop: int, arena: Arena) -> int:
         """Write one tile, and say so in the journal."""
         job = run.job
-        tile = _Tile(job, start, stop)
+        tile = Tile(job, start, stop)
         self._read(tile, run.operands, arena, final=True)
         if job.action == "compare":
             self._compare(tile)
@@ -99,30 +112,40 @@ class Executor:
             view, address = arena.take((stop - start) * job.out_unit)
             out = Buffer(address, KERNEL_DTYPES[job.dtype], tile.shape, None, arena)
             if job.action == "convert":
-                convert(self._backend, tile.buffer(job.operands[0]), out)
-                self._check_conversion(tile, tile.buffer(job.operands[0]), out)
+                with self._profile.timing("merge"):
+                    convert(self._backend, tile.buffer(job.operands[0]), out)
+                    self._check_conversion(tile, tile.buffer(job.operands[0]), out)
             else:
                 counts = self._merge(run, tile, out, arena)
-        self._shards.write(job.shard, job.offset + start * job.out_unit, view)
+        offset = job.offset + start * job.out_unit
+        with self._profile.timing("write"):
+            self._shards.write(job.shard, offset, view)
+        with self._profile.timing("digest"):
+            self._shards.digest(job.shard, offset, view)
+        self._note_tile(run, start, stop, counts)
+        return tile.bytes_read
+
+    def _note_tile(self, run: JobRun, start: int, stop: int, counts: np.ndarray[Any, Any]) -> None:
         if counts.size:
             with self._lock:
                 run.counts += counts
         self._journal.tile(run.index, start, stop, tuple(counts.tolist()))
-        return tile.bytes_read
 
-    def _read(self, tile: _Tile, operands: Iterable[Operand], arena: Arena, *, final: bool) -> None:
+    def _read(self, tile: Tile, operands: Iterable[Operand], arena: Arena, *, final: bool) -> None:
         """Fill a buffer per operand; in the final pass, the bytes also go into the inputs' digests."""
         for operand in operands:
             view, address = arena.take(tile.job.bytes_of(operand, tile.stop - tile.start))
             offset = 0 if operand.shape is not None else (tile.job.start + tile.start) * tile.job.unit(operand)
             checkpoint = self._inputs.checkpoints[operand.input]
-            checkpoint.read_into(operand.name, offset, view)
+            with self._profile.timing("read"):
+                checkpoint.read_into(operand.name, offset, view)
             entry = checkpoint.find(operand.name)
             if final and entry is not None:
-                self._digests.add(entry, offset, view)
+                with self._profile.timing("digest"):
+                    self._digests.add(entry, offset, view)
             tile.put(operand, view, address)
 
-    def _operands(self, tile: _Tile, arena: Arena) -> Operands:
+    def _operands(self, tile: Tile, arena: Arena) -> Operands:
         """What was read, with the masks that the method makes of it."""
         job, size = tile.job, tile.stop - tile.start
         if not job.masks:
@@ -132,7 +155,7 @@ class Executor:
         room = tuple(Buffer(address, DType.F32, tile.shape, None, arena) for address in addresses)
         return self._method.mask(self._backend, tile.operands(), job.settings, place=job.place, room=room, threads=1)
 
-    def _merge(self, run: JobRun, tile: _Tile, out: Buffer, arena: Arena) -> np.ndarray[Any, Any]:
+    def _merge(self, run: JobRun, tile: Tile, out: Buffer, arena: Arena) -> np.ndarray[Any, Any]:
         """Check the operands, then apply the rule; returns what was counted."""
         job = run.job
         assert job.settings is not None
@@ -145,16 +168,18 @@ class Executor:
         if run.whole:
             piece = Piece(operands, out, job.place, job.summaries, tuple(results))
             check = partial(self._check_of_piece, job)
-            (results,) = reduce_pieces(method, [piece], job.settings, backend=backend, threads=1, check=check)
+            with self._profile.timing("statistics"):
+                (results,) = reduce_pieces(method, [piece], job.settings, backend=backend, threads=1, check=check)
         for statistic, result in zip(run.statistics, results[run.shared :], strict=False):
             self.check_result(job, statistic, result)
-        self._check_importances(run, tile)
+        self._check_importances(run, self._importance_ranges(run, tile, backend), tile.stop - tile.start)
         counts = np.zeros_like(run.counts)
-        method.apply(backend, operands, results, job.settings, place=job.place, out=out, counts=counts, threads=1)
+        with self._profile.timing("merge"):
+            method.apply(backend, operands, results, job.settings, place=job.place, out=out, counts=counts, threads=1)
         self._check_overflow(tile, out)
         return counts
 
-    def _check_finite(self, tile: _Tile, operands: Sequence[Operand]) -> None:
+    def _check_finite(self, tile: Tile, operands: Sequence[Operand]) -> None:
         found = self._backend.first_nonfinite([tile.buffer(operand) for operand in operands])
         if found is None:
             return
@@ -168,14 +193,14 @@ class Executor:
             "exclude it to copy the base's, or merge it as it is with --allow-nonfinite (allow_nonfinite=True)"
         )
 
-    def _check_overflow(self, tile: _Tile, out: Buffer) -> None:
+    def _check_overflow(self, tile: Tile, out: Buffer) -> None:
         """float16 alone has so narrow a range that finite operands overflow it in practice."""
         if out.dtype == DType.F16 and not self._allow_nonfinite:
             found = self._backend.first_nonfinite([out])
             if found is not None:
                 raise self._overflow(tile, found[1])
 
-    def _check_conversion(self, tile: _Tile, source: Buffer, out: Buffer) -> None:
+    def _check_conversion(self, tile: Tile, source: Buffer, out: Buffer) -> None:
         """What is copied may hold infinities, but none that float16 makes of a finite value."""
         if out.dtype != DType.F16 or self._allow_nonfinite or self._backend.first_nonfinite([out]) is None:
             return
@@ -188,20 +213,25 @@ class Executor:
             if overflows.any():
                 raise self._overflow(tile, start + int(overflows.argmax()))
 
-    def _overflow(self, tile: _Tile, index: int) -> InputError:
+    def _overflow(self, tile: Tile, index: int) -> InputError:
         where = tile.position(index)
         return InputError(f"{tile.job.tensor!r} overflows float16 at {where}; write bfloat16 or float32 instead")
 
     @ieee_arithmetic()
-    def _check_importances(self, run: JobRun, tile: _Tile) -> None:
-        """Refuse negative importances, and claims of importance files that their tensors, in cache now, belie."""
-        importances = run.job.of_role("importance")
-        tasks = sorted({*run.claims, *run.unsigned})
+    def _importance_ranges(self, run: JobRun, tile: Tile, backend: Backend) -> np.ndarray[Any, Any]:
+        """Ranges of the importances of which something is to be checked, task by task."""
+        importances, tasks = run.job.of_role("importance"), run.checked_tasks
         ends = nothing(len(tasks))
         if tasks:
             sources = [ImportanceSource("lp", tile.buffer(importances[task]), None) for task in tasks]
-            self._backend.ranges(sources, ends, None, threads=1)
-        for task, (low, high) in zip(tasks, ends, strict=True):
+            backend.ranges(sources, ends, None, threads=1)
+        return ends
+
+    @ieee_arithmetic()
+    def _check_importances(self, run: JobRun, ends: np.ndarray[Any, Any], count: int) -> None:
+        """Refuse negative importances, and claims of importance files that their tensors belie."""
+        importances = run.job.of_role("importance")
+        for task, (low, high) in zip(run.checked_tasks, ends, strict=True):
             if task in run.unsigned:
                 self._check_sign(importances[task], float(low))
             if task in run.claims:
@@ -209,7 +239,7 @@ class Executor:
         if not run.claims:
             return
         with self._lock:
-            run.unseen -= tile.stop - tile.start
+            run.unseen -= count
             if run.unseen:
                 return
         for task, (summary, accumulator) in run.claims.items():
@@ -255,18 +285,21 @@ class Executor:
                 "never negative: is this a model?"
             )
 
-    def _note_differences(self, tile: _Tile, base: Operand, models: Iterable[Operand]) -> None:
+    def _note_differences(self, tile: Tile, base: Operand, models: Iterable[Operand]) -> None:
         """Find out, as cheaply as can be, whether each model differs from the base anywhere."""
         for i, operand in zip(tile.job.tasks, models, strict=True):
             if i in self.differing or not tile.has(operand):
                 continue
             if operand.dtype != base.dtype or not _same_bytes(tile.view(base), tile.view(operand)):
-                with self._lock:
-                    if i not in self.differing:
-                        self.differing.add(i)
-                        self._journal.differs(i)
+                self._note_difference(i)
 
-    def _compare(self, tile: _Tile) -> None:
+    def _note_difference(self, model: int) -> None:
+        with self._lock:
+            if model not in self.differing:
+                self.differing.add(model)
+                self._journal.differs(model)
+
+    def _compare(self, tile: Tile) -> None:
         first, *others = tile.job.operands
         for operand in others:
             if not self._same_values(tile, first, operand):
@@ -276,7 +309,7 @@ class Executor:
                 with self._lock:
                     self.warned[message] = None
 
-    def _same_values(self, tile: _Tile, one: Operand, other: Operand) -> bool:
+    def _same_values(self, tile: Tile, one: Operand, other: Operand) -> bool:
         """Equal bytes, or, of floating tensors, equal values."""
         if one.dtype == other.dtype and _same_bytes(tile.view(one), tile.view(other)):
             return True
@@ -290,58 +323,6 @@ class Executor:
             if not np.array_equal(values[0], values[1]):
                 return False
         return True
-
-
-class _Tile:
-    """A range of a job, and the bytes of its operands."""
-
-    def __init__(self, job: Job, start: int, stop: int) -> None:
-        self.job = job
-        self.start = start
-        self.stop = stop
-        self.bytes_read = 0
-        self._pieces: dict[tuple[int, str], tuple[memoryview, int]] = {}
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the segment, where this is all of it."""
-        count = self.stop - self.start
-        return self.job.place.shape if self.job.in_elements and count == self.job.size else (count,)
-
-    def put(self, operand: Operand, view: memoryview, address: int) -> None:
-        self._pieces[operand.input, operand.name] = (view, address)
-        self.bytes_read += len(view)
-
-    def has(self, operand: Operand) -> bool:
-        return (operand.input, operand.name) in self._pieces
-
-    def view(self, operand: Operand) -> memoryview:
-        return self._pieces[operand.input, operand.name][0]
-
-    def buffer(self, operand: Operand) -> Buffer:
-        view, address = self._pieces[operand.input, operand.name]
-        return Buffer(address, KERNEL_DTYPES[operand.dtype], operand.shape or self.shape, None, view)
-
-    def operands(self) -> Operands:
-        """By role; what was not read is left out, and must not be asked for."""
-
-        def of(role: str) -> tuple[Any, ...]:
-            return tuple(self.buffer(operand) if self.has(operand) else None for operand in self.job.of_role(role))
-
-        return Operands(
-            models=of("model"),
-            base=next(iter(of("base")), None),
-            importances=of("importance"),
-            target=next(iter(of("target")), None),
-            offset=self.job.start + self.start,
-        )
-
-    def position(self, index: int, operand: Operand | None = None) -> list[int]:
-        """Index per dimension of an element of this tile in its tensor."""
-        if operand is not None and operand.shape is not None:
-            return [int(i) for i in np.unravel_index(index, operand.shape)]
-        where = np.unravel_index(self.job.start + self.start + index, self.job.shape) if self.job.shape else ()
-        return [int(i) for i in where]
 
 
 def _same_bytes(one: memoryview, other: memoryview) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from sta_kernels.engine.jobs import Job, Plan
@@ -38,6 +38,7 @@ class GroupRun:
         budget: of the merge.
         reduce: takes one tile into accumulators; returns the bytes it read.
         check: of the statistics' results.
+        flows: whether a job's tiles need not fit a worker's memory.
 
     Attributes:
         results: of all rounds, once it has ended.
@@ -51,6 +52,7 @@ class GroupRun:
         budget: Budget,
         reduce: Reduce,
         check: Check,
+        flows: Callable[[Job], bool],
     ) -> None:
         self.members = tuple(shared.offsets)
         self._shared = shared
@@ -60,7 +62,7 @@ class GroupRun:
         self._reduce = reduce
         self._check = check
         self._suspect: tuple[Statistic, Any] | None = None
-        self._tile_bytes = min(budget.tile, budget.arena)
+        self._tile_bytes = [budget.flow if flows(job) else min(budget.tile, budget.arena) for job in self._jobs]
         self._out = 0
         self._start_pass()
 
@@ -72,11 +74,11 @@ class GroupRun:
         suspects = [] if self._suspect is None else [self._suspect[0]]
         if not (pending or suspects):
             return
-        for index, job in zip(self.members, self._jobs, strict=True):
+        for index, job, tile_bytes in zip(self.members, self._jobs, self._tile_bytes, strict=True):
             operands = job.reduced_by((*(statistic for statistic, _ in pending), *suspects))
             reading = Reading(job, operands, pending, self._shared.offsets[index], *suspects)
             ranges = [(0, job.size)] if suspects else wanted_by((each for _, each in pending), job.size)
-            for tile in tiles(ranges, tile_units(job, operands, 0, self._tile_bytes)):
+            for tile in tiles(ranges, tile_units(job, operands, 0, tile_bytes)):
                 yield reading, tile
 
     def take(self) -> Task | None:
@@ -107,10 +109,12 @@ class GroupRun:
         return self._next is None
 
 
-def group_runs(plan: Plan, method: Method, reduce: Reduce, check: Check) -> Iterator[GroupRun]:
+def group_runs(
+    plan: Plan, method: Method, reduce: Reduce, check: Check, flows: Callable[[Job], bool]
+) -> Iterator[GroupRun]:
     """The groups whose statistics a plan needs, each made as its turn comes: accumulators take memory."""
     for shared in _groups(plan.jobs, method):
-        yield GroupRun(shared, plan.jobs, method, plan.budget, reduce, check)
+        yield GroupRun(shared, plan.jobs, method, plan.budget, reduce, check, flows)
 
 
 def plan_groups(jobs: Sequence[Job], method: Method, threads: int) -> int:

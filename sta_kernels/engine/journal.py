@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,11 @@ class Records:
     length: int = 0
 
     def _take(self, record: dict[str, Any]) -> None:
-        if "block" in record:
-            shard, index, digest = record["block"]
-            self.blocks.setdefault(shard, {})[index] = bytes.fromhex(digest)
+        if "blocks" in record:
+            shard, first, digests = record["blocks"]
+            raw = bytes.fromhex(digests)
+            known = self.blocks.setdefault(shard, {})
+            known.update((first + i // 16, raw[i : i + 16]) for i in range(0, len(raw), 16))
         elif "tile" in record:
             job, start, stop, counts = record["tile"]
             self.tiles.setdefault(job, []).append((start, stop, tuple(counts)))
@@ -101,9 +103,9 @@ class Journal:
         if not keep:
             self._append({"identity": identity})
 
-    def block(self, shard: int, index: int, digest: bytes) -> None:
-        """A block of a shard is written and has this digest."""
-        self._append({"block": [shard, index, digest.hex()]})
+    def blocks(self, shard: int, first: int, digests: Sequence[bytes]) -> None:
+        """Blocks of a shard, from ``first`` on, are written and have these digests."""
+        self._append({"blocks": [shard, first, b"".join(digests).hex()]})
 
     def tile(self, job: int, start: int, stop: int, counts: tuple[int, ...]) -> None:
         """A range of a job is written."""

@@ -29,7 +29,7 @@ class Manifest:
         served_before: the same of runs that had been stopped, each once, where it differs.
         recipe: its text.
         inputs: per checkpoint: path, whether it is an importance, and its files with size, mtime and digest.
-        files: per output file: size, digest, and for weights the digests of their 4 MiB blocks.
+        files: per output file: size, digest, and for weights the digests of their regions of 4 MiB.
         tensors: per merged segment: tensor, elements, and what the method counted (``kept`` per model, ``unrouted``).
         copied: tensors taken from the template as they were.
         notes: what the reader should know.

@@ -89,6 +89,7 @@ class Sizes:
         in_main_memory: times that a worker's buffers are in main memory.
         on_device: times that they are on the device.
         whole: most bytes of a segment that is read once, where that is less than what fits.
+        flow: bytes of all operands and the output of one tile that passes through slice by slice; 0 where none does.
     """
 
     tile: int
@@ -98,6 +99,7 @@ class Sizes:
     in_main_memory: int = 1
     on_device: int = 0
     whole: int | None = None
+    flow: int = 0
 
     @property
     def staged(self) -> bool:
@@ -107,7 +109,7 @@ class Sizes:
 
 SIZES = {
     # A tile stays in a core's share of the last cache levels.
-    "native": Sizes(tile=4 << 20, arena=96 << 20, least=6 << 20, reserve=1 << 20),
+    "native": Sizes(tile=4 << 20, arena=96 << 20, least=6 << 20, reserve=10 << 20, flow=64 << 20),
     "reference": Sizes(tile=4 << 20, arena=96 << 20, least=6 << 20, reserve=24 << 20),
     # Tens of megabytes: an operand's copy takes far longer than it costs to start it, and a tile longer than its calls.
     "cuda": Sizes(tile=32 << 20, arena=128 << 20, least=8 << 20, reserve=8 << 20, on_device=1),
@@ -132,6 +134,7 @@ class Budget:
         whole: most bytes of a segment that is read once even where its statistics come first.
         peak: bytes in main memory that the merge is expected to stay under.
         device: bytes of the workers' buffers on the device, if it has memory of its own.
+        flow: bytes of the operands and output of a tile that passes through slice by slice; 0 where none does.
     """
 
     limit: int
@@ -142,6 +145,7 @@ class Budget:
     whole: int
     peak: int
     device: int = 0
+    flow: int = 0
 
     @classmethod
     def plan(
@@ -200,7 +204,8 @@ class Budget:
         arena -= arena % PAGE
         held = baseline + _RESERVE + shared + workers * (reserve + sizes.in_main_memory * arena)
         whole = arena if sizes.whole is None else min(arena, sizes.whole)
-        return cls(limit, baseline, workers, sizes.tile, arena, whole, held, workers * sizes.on_device * arena)
+        device = workers * sizes.on_device * arena
+        return cls(limit, baseline, workers, sizes.tile, arena, whole, held, device, sizes.flow)
 
 
 def _power_of_two(wanted: int, most: int) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sta_kernels.checkpoint import ShardWriter, atomic_write
-from sta_kernels.checkpoint.digest import BLOCK, block_digest, combine, hash_file
+from sta_kernels.checkpoint.digest import BLOCK, block_digest, combine, hash_file, regions
 from sta_kernels.checkpoint.positioned import read_exact
 from sta_kernels.checkpoint.source import open_descriptor
 from sta_kernels.checkpoint.writer import temporary_name
@@ -82,7 +82,7 @@ class Shards:
         if claimed:
             run_activities([Checks(claimed, check)], threads, partial(Arena, PAGE))
         for i, writer in enumerate(self._writers):
-            self._digests.append(BlockDigests(writer.size, self._reader(i), self._on_block(i), self._proved[i]))
+            self._digests.append(BlockDigests(writer.size, self._reader(i), self._on_blocks(i), self._proved[i]))
         return sum(
             digests.length(index)
             for digests, proved in zip(self._digests, self._proved, strict=True)
@@ -104,11 +104,41 @@ class Shards:
         """The first bytes of every shard."""
         for i, shard in enumerate(self._plan.layout.shards):
             self.write(i, 0, memoryview(shard.header))
+            self.digest(i, 0, memoryview(shard.header))
 
     def write(self, shard: int, offset: int, view: memoryview) -> None:
-        """Write, and digest while the bytes are in cache; thread-safe."""
+        """Write; thread-safe."""
         self._writers[shard].write(offset, view)
+
+    def digest(self, shard: int, offset: int, view: memoryview) -> None:
+        """Digest what was written, while it is in cache; thread-safe."""
         self._digests[shard].add(offset, view)
+
+    def descriptor(self, shard: int) -> int:
+        """The open file of a shard, for positioned writes."""
+        return self._writers[shard].descriptor
+
+    def temporary(self, shard: int) -> Path:
+        """The name that a shard has until it is finished."""
+        return self._writers[shard].temporary
+
+    def passed(self, shard: int, start: int, stop: int, first: int, digests: Sequence[bytes]) -> None:
+        """A range was written elsewhere, where blocks from ``first`` on were digested."""
+        self._digests[shard].passed(start, stop, first, digests)
+
+    def incomplete(self) -> list[tuple[int, int]]:
+        """Blocks that are to be read again to be digested: (shard, index)."""
+        return [(shard, index) for shard, blocks in enumerate(self._digests) for index in blocks.incomplete()]
+
+    def complete(self, block: tuple[int, int]) -> int:
+        """Read what is missing of one block; returns its size."""
+        shard, index = block
+        self._digests[shard].complete(index)
+        return self.length(block)
+
+    def length(self, block: tuple[int, int]) -> int:
+        """Bytes of a block."""
+        return self._digests[block[0]].length(block[1])
 
     def publish(self) -> dict[str, FileRecord]:
         """Sync all shards and give them their names; returns what the manifest says of them."""
@@ -118,7 +148,7 @@ class Shards:
             files[writer.path.name] = {
                 "size": writer.size,
                 "digest": combine(blocks).hex(),
-                "blocks": [block.hex() for block in blocks],
+                "regions": [region.hex() for region in regions(blocks)],
             }
         for writer in self._writers:
             writer.sync()
@@ -144,9 +174,9 @@ class Shards:
 
         return read
 
-    def _on_block(self, shard: int) -> Callable[[int, bytes], None]:
-        def record(index: int, digest: bytes) -> None:
-            self._journal.block(shard, index, digest)
+    def _on_blocks(self, shard: int) -> Callable[[int, Sequence[bytes]], None]:
+        def record(first: int, digests: Sequence[bytes]) -> None:
+            self._journal.blocks(shard, first, digests)
 
         return record
 

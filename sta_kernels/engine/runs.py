@@ -58,6 +58,7 @@ class JobRun:
         earlier: results of the rounds over its block or the model.
         reduce: takes one tile into the accumulators; returns the bytes it read.
         finish: writes one tile.
+        flows: whether a tile need not fit a worker's memory.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class JobRun:
         earlier: Sequence[Any],
         reduce: Reduce,
         finish: Finish,
+        flows: bool = False,
     ) -> None:
         self.index = index
         self.job = job
@@ -83,6 +85,8 @@ class JobRun:
         self._reduce = reduce
         self._finish = finish
         self._tile_bytes = min(budget.tile, budget.arena)
+        self.flows = flows
+        self._flow_bytes = budget.flow if flows else self._tile_bytes
         self._method = method
         self.shared = len(self.results)
         self.whole = job.whole(method) or (job.memory(job.size) <= budget.whole and job.streamed(method))
@@ -99,6 +103,7 @@ class JobRun:
                 if summary is not None:
                     self.claims[statistic.subject.task] = (summary, RangeAccumulator())
         self.unsigned = tuple(self._of_unknown_sign())
+        self.checked_tasks = sorted({*self.claims, *self.unsigned})
         self._out = 0
         self._start_pass()
 
@@ -146,11 +151,11 @@ class JobRun:
             pending = [(self.statistics[i - self.shared], accumulator) for i, accumulator in self.pending.items()]
             self.operands = job.reduced_by(statistic for statistic, _ in pending)
             self.reading = Reading(job, self.operands, pending)
-            step = tile_units(job, self.operands, 0, self._tile_bytes)
+            step = tile_units(job, self.operands, 0, self._flow_bytes)
             self._tiles = tiles(wanted_by((accumulator for _, accumulator in pending), job.size), step)
         else:
             self.operands = list(job.distinct())
-            step = job.size if self.whole else tile_units(job, self.operands, job.out_unit, self._tile_bytes)
+            step = job.size if self.whole else tile_units(job, self.operands, job.out_unit, self._flow_bytes)
             self._tiles = tiles(self._remaining, step)
         self._next = next(self._tiles, None)
 
@@ -223,6 +228,56 @@ def subtract(
     if position < end:
         remaining.append((position, end))
     return remaining, kept
+
+
+class Batch:
+    """Jobs that lie one after the other in their files, done by one worker: its digests need not be pieced together.
+
+    Args:
+        runs: without statistics of their own.
+    """
+
+    def __init__(self, runs: Sequence[JobRun]) -> None:
+        self._runs = runs
+        self._taken = False
+
+    def take(self) -> Sequence[JobRun] | None:
+        """All of them, once."""
+        taken, self._taken = self._taken, True
+        return None if taken else self._runs
+
+    def perform(self, task: Sequence[JobRun], arena: Arena) -> int:
+        """One after the other."""
+        count = 0
+        for run in task:
+            while (tile := run.take()) is not None:
+                arena.reset()
+                count += run.perform(tile, arena)
+                run.settle(tile)
+        return count
+
+    def settle(self, task: Sequence[JobRun]) -> bool:
+        """There is but one task."""
+        return True
+
+
+def batches(runs: Iterable[JobRun], most_bytes: int) -> Iterator[JobRun | Batch]:
+    """Runs as they come, of which small ones that flow through are put together up to so many bytes."""
+    waiting: list[JobRun] = []
+    held = 0
+    for run in runs:
+        size = run.job.bytes_read
+        small = run.flows and not (run.whole or run.pending) and size < most_bytes
+        if waiting and (not small or held + size > most_bytes):
+            yield Batch(waiting)
+            waiting, held = [], 0
+        if small:
+            waiting.append(run)
+            held += size
+        else:
+            yield run
+    if waiting:
+        yield Batch(waiting)
 
 
 class Checks:

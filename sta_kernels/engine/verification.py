@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sta_kernels.checkpoint.digest import BLOCK, hash_file
+from sta_kernels.checkpoint.digest import BLOCK, REGION, hash_file, regions
 from sta_kernels.engine.journal import JOURNAL_NAME
 from sta_kernels.engine.manifest import read_manifest
 from sta_kernels.engine.output import MANIFEST_NAME
@@ -50,8 +50,9 @@ def _differences(path: Path, record: Any) -> list[str]:
     blocks, digest = hash_file(path)
     if digest.hex() == record["digest"]:
         return []
-    written = record.get("blocks", [])
-    wrong = [i for i, (now, then) in enumerate(zip(blocks, written, strict=False)) if now.hex() != then]
+    written = record.get("regions", [])
+    wrong = [i for i, (now, then) in enumerate(zip(regions(blocks), written, strict=False)) if now.hex() != then]
     if not wrong:
         return [f"{path}: differs from what was written"]
-    return [f"{path}: bytes {i * BLOCK} to {min((i + 1) * BLOCK, size)} differ from what was written" for i in wrong]
+    step = REGION * BLOCK
+    return [f"{path}: bytes {i * step} to {min((i + 1) * step, size)} differ from what was written" for i in wrong]

@@ -83,6 +83,7 @@ class NativeBackend:
             out.size, n_tasks, table[0], table[1], table[1 + n_tasks] if importances else None,
             MEASURES.index(measure), normaliser_address, k, TIES.index(ties),
             None if factors is None else factors.buffer_info()[0], lambda_, table.last, counts_address or None,
+            keep=(table, factors),
         )  # fmt: skip
 
     def weighted_sum(
@@ -105,6 +106,7 @@ class NativeBackend:
             "sta_weighted_sum", threads,
             out.size, n_models, None if base is None else table[n_models], table[0],
             factors.buffer_info()[0], divisor, lambda_, table.last,
+            keep=(table, factors),
         )  # fmt: skip
 
     def ranges(
@@ -134,6 +136,7 @@ class NativeBackend:
             "sta_ranges", threads,
             len(sources), sizes.buffer_info()[0], *given.arguments,
             address_of(minmax), None if gathered is None else address_of(gathered),
+            keep=(given, sizes, minmax, gathered),
         )  # fmt: skip
         if leaves is not None and gathered is not None and len(leaves) > 1:
             start = 0
@@ -161,6 +164,7 @@ class NativeBackend:
         self._call(
             "sta_histogram", threads,
             source.size, *given.arguments, prefix, prefix_bits, digit_bits, address_of(counts),
+            keep=(given, counts),
         )  # fmt: skip
 
     def order_statistic(self, source: Source, k: int, *, threads: int) -> float:
@@ -206,7 +210,7 @@ class NativeBackend:
     def evaluate(self, source: FormulaSource, *, out: Buffer, threads: int) -> None:
         """See :class:`sta_kernels.kernels.backend.Backend`."""
         formula, result = Formulas([source]), Table([out])
-        self._call("sta_evaluate", threads, out.size, formula.address, result[0])
+        self._call("sta_evaluate", threads, out.size, formula.address, result[0], keep=(formula, result))
 
     def rank_gate(
         self,
@@ -252,6 +256,7 @@ class NativeBackend:
             "sta_forget", threads,
             out.size, table[0], table[1], table[2], None if source.importance is None else table[3],
             MEASURES.index(source.measure), threshold, weight, lambda_, table.last, counts_address or None,
+            keep=table,
         )  # fmt: skip
 
     def taylor_accumulate(self, total: Buffer, grad: Buffer, *, threads: int) -> None:
@@ -309,6 +314,7 @@ class NativeBackend:
         self._call("sta_stream_read", threads, inputs[0].size, len(inputs), table[0], ctypes.addressof(result))
         return result.value
 
-    def _call(self, name: str, threads: int, *arguments: Any) -> None:
+    def _call(self, name: str, threads: int, *arguments: Any, keep: object = None) -> None:
+        """Call a function of the core; ``keep`` owns what the arguments point at."""
         options = array("q", (threads, self._isa, self._tile, self._streaming_bytes))
         check_status(name, getattr(self._core, name)(*arguments, options.buffer_info()[0]))

@@ -16,7 +16,7 @@ from sta_kernels.errors import InputError
 from sta_kernels.kernels.buffers import MEASURES, Buffer
 from sta_kernels.kernels.formula import FormulaSource, Source
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 MAX_MODELS = 256
 ISAS = ("baseline", "avx2", "avx512", "neon")
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
@@ -24,7 +24,7 @@ _PATH = Path(__file__).with_name("libsta_core" + _SUFFIX)
 
 _U32, _U64 = ctypes.c_uint32, ctypes.c_uint64
 _I32, _I64, _F32, _PTR = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
-_SIGNATURES: dict[str, list[Any]] = {
+SIGNATURES: dict[str, list[Any]] = {
     "sta_merge": [_I64, _I32, _PTR, _PTR, _PTR, _I32, _PTR, _I32, _I32, _PTR, _F32, _PTR, _PTR, _PTR],
     "sta_weighted_sum": [_I64, _I32, _PTR, _PTR, _PTR, _F32, _F32, _PTR, _PTR],
     "sta_evaluate": [_I64, _PTR, _PTR, _PTR],
@@ -39,6 +39,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "sta_taylor_finish": [_I64, _PTR, _PTR, _I32, _PTR, _PTR, _PTR, _PTR],
     "sta_first_nonfinite": [_I64, _I32, _PTR, _PTR, _PTR, _PTR],
     "sta_stream_sum": [_I64, _I32, _PTR, _PTR, _PTR],
+    "sta_flow": [_PTR, _PTR],
     "sta_stream_read": [_I64, _I32, _PTR, _PTR, _PTR],
 }
 _STATUS = {
@@ -68,7 +69,7 @@ def load_core() -> ctypes.CDLL:
     core.sta_abi_version.restype = _I32
     if core.sta_abi_version() != ABI_VERSION:
         raise OSError(f"{_PATH.name} has ABI {core.sta_abi_version()}, this package needs {ABI_VERSION}: reinstall it")
-    for name, arguments in _SIGNATURES.items():
+    for name, arguments in SIGNATURES.items():
         function = getattr(core, name)
         function.argtypes = arguments
         function.restype = _I32
@@ -78,6 +79,7 @@ def load_core() -> ctypes.CDLL:
     core.sta_formula_kind.argtypes = [ctypes.c_char_p]
     core.sta_formula_kind.restype = _I32
     core.sta_build_info.restype = ctypes.c_char_p
+    core.sta_can_flow.restype = _I32
     return core
 
 

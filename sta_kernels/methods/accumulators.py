@@ -16,6 +16,10 @@ ALL_TIES = (1 << 63) - 1
 """A cut that no index reaches."""
 
 
+Settle = Callable[[], None]
+"""Takes in what kernels have left."""
+
+
 class Accumulator(Protocol):
     """A statistic on its way; thread-safe."""
 
@@ -26,8 +30,12 @@ class Accumulator(Protocol):
     def wanted(self) -> tuple[int, int] | None:
         """Elements that the next pass must show; None for all."""
 
-    def update(self, backend: Backend, source: Source, offset: int, *, threads: int) -> None:
-        """Take in a tile that starts at element ``offset`` of the segment, a multiple of 4,096."""
+    def take(self, backend: Backend, source: Source, offset: int, size: int, *, threads: int) -> Settle:
+        """Call kernels on a tile of ``size`` elements that starts at element ``offset``, a multiple of 4,096.
+
+        A backend that notes its calls makes them later, slice by slice, on a source of one slice. What is returned is
+        to be called once they were made.
+        """
 
     def end_of_pass(self) -> bool:
         """All tiles were seen. True when the result is final; False asks for another pass over the segment."""
@@ -38,9 +46,13 @@ def nothing(count: int) -> np.ndarray[Any, Any]:
     return np.tile(np.array((np.inf, -np.inf), np.float32), (count, 1))
 
 
-def no_leaves(source: Source) -> np.ndarray[Any, Any]:
+def no_leaves(size: int) -> np.ndarray[Any, Any]:
     """Room for counts of each leaf."""
-    return np.zeros(-(-source.size // LEAF), np.uint32)
+    return np.zeros(-(-size // LEAF), np.uint32)
+
+
+def done() -> None:
+    """Nothing is left to be taken in."""
 
 
 class RangeAccumulator:
@@ -54,12 +66,13 @@ class RangeAccumulator:
         self.result: tuple[float, float] = (np.nan, np.nan)
 
     @ieee_arithmetic()
-    def update(self, backend: Backend, source: Source, offset: int, *, threads: int) -> None:
+    def take(self, backend: Backend, source: Source, offset: int, size: int, *, threads: int) -> Settle:
         """See :class:`Accumulator`."""
         tile = nothing(1)
         backend.ranges([source], tile, None, threads=threads)
-        self.add(*tile[0])
+        return lambda: self.add(*tile[0])
 
+    @ieee_arithmetic()
     def add(self, low: np.float32, high: np.float32) -> None:
         """Take in the range of a tile."""
         with self._lock:
@@ -96,12 +109,13 @@ class SumAccumulator:
         self.result = settle(0.0, n_elements)
 
     @ieee_arithmetic()
-    def update(self, backend: Backend, source: Source, offset: int, *, threads: int) -> None:
+    def take(self, backend: Backend, source: Source, offset: int, size: int, *, threads: int) -> Settle:
         """See :class:`Accumulator`."""
         first = offset // LEAF
-        leaves = self._leaves[first : first + -(-source.size // LEAF)]
+        leaves = self._leaves[first : first + -(-size // LEAF)]
         backend.ranges([source], nothing(1), [leaves], threads=threads)
         self._backend = backend
+        return done
 
     @ieee_arithmetic()
     def end_of_pass(self) -> bool:
@@ -129,15 +143,19 @@ class SelectAccumulator:
         self._lock = threading.Lock()
         self.result = float("nan")
 
-    def update(self, backend: Backend, source: Source, offset: int, *, threads: int) -> None:
+    def take(self, backend: Backend, source: Source, offset: int, size: int, *, threads: int) -> Settle:
         """See :class:`Accumulator`."""
         digit_bits = _DIGITS[self._pass]
         counts = np.zeros(1 << digit_bits, np.uint64)
         backend.histogram(
             source, prefix=self._prefix, prefix_bits=self._bits, digit_bits=digit_bits, counts=counts, threads=threads
         )
-        with self._lock:
-            self._counts += counts
+
+        def settle() -> None:
+            with self._lock:
+                self._counts += counts
+
+        return settle
 
     @ieee_arithmetic()
     def end_of_pass(self) -> bool:
@@ -169,11 +187,15 @@ class GreaterAccumulator:
         self._lock = threading.Lock()
         self.result = 0
 
-    def update(self, backend: Backend, source: Source, offset: int, *, threads: int) -> None:
+    def take(self, backend: Backend, source: Source, offset: int, size: int, *, threads: int) -> Settle:
         """See :class:`Accumulator`."""
-        greater = backend.count_equal(source, self._value, counts=no_leaves(source), threads=threads)
-        with self._lock:
-            self.result += greater
+        greater = backend.count_equal(source, self._value, counts=no_leaves(size), threads=threads)
+
+        def settle() -> None:
+            with self._lock:
+                self.result += int(greater)
+
+        return settle
 
     def end_of_pass(self) -> bool:
         """See :class:`Accumulator`."""
@@ -205,19 +227,23 @@ class CutAccumulator:
             return None
         return self._leaf * LEAF, min((self._leaf + 1) * LEAF, self._size)
 
-    def update(self, backend: Backend, source: Source, offset: int, *, threads: int) -> None:
-        """See :class:`Accumulator`."""
-        if self._leaf is None:
-            first = offset // LEAF
-            counts = self._equal[first : first + -(-source.size // LEAF)]
-            greater = backend.count_equal(source, self._value, counts=counts, threads=threads)
-            with self._lock:
-                self._left -= greater
-        else:
+    def take(self, backend: Backend, source: Source, offset: int, size: int, *, threads: int) -> Settle:
+        """See :class:`Accumulator`; the leaf itself is looked at in this call."""
+        if self._leaf is not None:
             start = self._leaf * LEAF - offset
             stop = min(start + LEAF, source.size)
             if 0 <= start < stop:
                 self.result = _cut_within(backend, source, self._value, self._left, start, stop)
+            return done
+        first = offset // LEAF
+        counts = self._equal[first : first + -(-size // LEAF)]
+        greater = backend.count_equal(source, self._value, counts=counts, threads=threads)
+
+        def settle() -> None:
+            with self._lock:
+                self._left -= int(greater)
+
+        return settle
 
     def end_of_pass(self) -> bool:
         """See :class:`Accumulator`."""
@@ -233,7 +259,7 @@ class CutAccumulator:
 
 def find_cut(backend: Backend, source: Source, value: float, count: int, *, threads: int) -> int:
     """The cut of :class:`CutAccumulator` over a segment that is in memory."""
-    equal = no_leaves(source)
+    equal = no_leaves(source.size)
     left = count - backend.count_equal(source, value, counts=equal, threads=threads)
     found = _leaf_of_cut(equal, left)
     if found is None:

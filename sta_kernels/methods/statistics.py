@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -25,6 +26,7 @@ from sta_kernels.methods.accumulators import (
     GreaterAccumulator,
     RangeAccumulator,
     SelectAccumulator,
+    Settle,
     SumAccumulator,
     find_cut,
     no_leaves,
@@ -239,7 +241,7 @@ class Greater(_Reduction):
     ) -> list[int]:
         """Count of each."""
         return [
-            backend.count_equal(source, statistic.value, counts=no_leaves(source), threads=threads)
+            backend.count_equal(source, statistic.value, counts=no_leaves(source.size), threads=threads)
             for statistic, source in zip(statistics, sources, strict=True)
         ]
 
@@ -277,6 +279,31 @@ class TieCut(_Reduction):
 
 
 @ieee_arithmetic()
+def take_together(
+    accumulators: Sequence[Accumulator],
+    sources: Sequence[Source],
+    backend: Backend,
+    offset: int,
+    size: int,
+    *,
+    threads: int,
+) -> list[Settle]:
+    """:meth:`Accumulator.take` of several, for one tile: all ranges of importances of one measure in one call."""
+    settles: list[Settle] = []
+    by_measure: dict[str, list[tuple[RangeAccumulator, Source]]] = {}
+    for accumulator, source in zip(accumulators, sources, strict=True):
+        if isinstance(accumulator, RangeAccumulator) and isinstance(source, ImportanceSource):
+            by_measure.setdefault(source.measure, []).append((accumulator, source))
+        else:
+            settles.append(accumulator.take(backend, source, offset, size, threads=threads))
+    for ranged in by_measure.values():
+        ends = nothing(len(ranged))
+        backend.ranges([source for _, source in ranged], ends, None, threads=threads)
+        for (together, _), row in zip(ranged, ends, strict=True):
+            settles.append(partial(_add, together, row))
+    return settles
+
+
 def update_together(
     accumulators: Sequence[Accumulator],
     sources: Sequence[Source],
@@ -285,18 +312,11 @@ def update_together(
     *,
     threads: int,
 ) -> None:
-    """:meth:`Accumulator.update` of several, for one tile: all ranges of importances of one measure in one call."""
-    by_measure: dict[str, list[tuple[RangeAccumulator, Source]]] = {}
-    others: list[tuple[Accumulator, Source]] = []
-    for accumulator, source in zip(accumulators, sources, strict=True):
-        if isinstance(accumulator, RangeAccumulator) and isinstance(source, ImportanceSource):
-            by_measure.setdefault(source.measure, []).append((accumulator, source))
-        else:
-            others.append((accumulator, source))
-    for ranged in by_measure.values():
-        ends = nothing(len(ranged))
-        backend.ranges([source for _, source in ranged], ends, None, threads=threads)
-        for (together, _), (low, high) in zip(ranged, ends, strict=True):
-            together.add(low, high)
-    for other, source in others:
-        other.update(backend, source, offset, threads=threads)
+    """Take in one tile, which the sources hold as a whole."""
+    size = sources[0].size if sources else 0
+    for settle in take_together(accumulators, sources, backend, offset, size, threads=threads):
+        settle()
+
+
+def _add(accumulator: RangeAccumulator, row: np.ndarray[Any, Any]) -> None:
+    accumulator.add(*row)

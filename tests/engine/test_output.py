@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sta_kernels.checkpoint import hash_file, open_checkpoint
+from sta_kernels.checkpoint.digest import regions
 from sta_kernels.engine import Manifest, Plan, merge_checkpoints, verify
 from sta_kernels.engine.jobs import Job
 from sta_kernels.errors import InputError
@@ -73,7 +74,9 @@ def test_manifest(merged: Any, mixed_models: Any) -> None:
     for name, record in result.files.items():
         blocks, digest = hash_file(out / name)
         assert record["digest"] == digest.hex()
-        assert record.get("blocks", [block.hex() for block in blocks]) == [block.hex() for block in blocks]
+        assert record.get("regions", [region.hex() for region in regions(blocks)]) == [
+            region.hex() for region in regions(blocks)
+        ]
     assert len(result.inputs) == 7
     for record in result.inputs:
         for file in record["files"]:

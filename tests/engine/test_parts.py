@@ -41,12 +41,17 @@ def test_digests_do_not_depend_on_the_order_of_pieces(cuts: list[int], shuffler:
     original, blocks.BLOCK = blocks.BLOCK, BLOCK
     try:
         told: dict[int, bytes] = {}
-        digests = BlockDigests(len(DATA), read_data, lambda index, digest: told.update({index: digest}))
+        digests = BlockDigests(len(DATA), read_data, lambda first, some: told.update(enumerate(some, first)))
         edges = sorted({0, *cuts, len(DATA)})
         pieces = list(itertools.pairwise(edges))
         shuffler.shuffle(pieces)
         for start, stop in pieces[1:] if drop else pieces:
-            digests.add(start, memoryview(DATA)[start:stop])
+            if shuffler.random() < 0.5:
+                digests.add(start, memoryview(DATA)[start:stop])
+            else:  # digested elsewhere, but for what the piece holds only in part
+                first, last = -(-start // BLOCK), stop // BLOCK
+                whole = [block_digest(DATA[index * BLOCK : (index + 1) * BLOCK]) for index in range(first, last)]
+                digests.passed(start, stop, first, whole)
         assert bool(digests.incomplete()) == drop
         for index in digests.incomplete():
             digests.complete(index)
@@ -77,7 +82,7 @@ def test_journal_reads_back_up_to_where_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     assert read_journal(path) is None
     journal = Journal(path, "abc")
-    journal.block(1, 2, bytes(range(16)))
+    journal.blocks(1, 2, [bytes(range(16)), bytes(16)])
     journal.tile(3, 0, 4096, (7, 8))
     journal.differs(1)
     journal.close(remove=False)
@@ -87,7 +92,7 @@ def test_journal_reads_back_up_to_where_it_is_whole(tmp_path: Path) -> None:
     records = read_journal(path)
     assert records is not None
     assert records.identity == "abc"
-    assert records.blocks == {1: {2: bytes(range(16))}}
+    assert records.blocks == {1: {2: bytes(range(16)), 3: bytes(16)}}
     assert records.tiles == {3: [(0, 4096, (7, 8))]}
     assert records.differing == {1}
     assert not records.publishing

@@ -27,7 +27,7 @@ def accumulate(statistic: Statistic, values: np.ndarray[Any, Any], tile: int, se
     while not done:
         for start in np.random.default_rng(seed).permutation(starts):
             source = ImportanceSource("lp", Buffer.from_numpy(values[start : start + tile]))
-            accumulator.update(BACKEND, source, int(start), threads=1)
+            accumulator.take(BACKEND, source, int(start), source.size, threads=1)()
         done = accumulator.end_of_pass()
     return accumulator.result
 

@@ -64,7 +64,8 @@ def test_statistics_streamed_over_tiles_equal_those_of_the_whole():
         while not done:
             for start in (8192, 0, 16384):
                 tile = values[start : start + 8192]
-                accumulator.update(BACKEND, ImportanceSource("lp", Buffer.from_numpy(tile)), start, threads=1)
+                source = ImportanceSource("lp", Buffer.from_numpy(tile))
+                accumulator.take(BACKEND, source, start, tile.size, threads=1)()
             done = accumulator.end_of_pass()
         results.append(accumulator.result)
     assert results[0] == (values.min(), values.max())

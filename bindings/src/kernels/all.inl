@@ -16,6 +16,7 @@ namespace {
 #include "../formulas/all.inl"
 #include "source.inl"
 // One family a file, in the order of DESIGN's layers: statistics serve the families after them.
+#include "digest.inl"
 #include "evaluate.inl"
 #include "order_statistic.inl"
 #include "rank_gate.inl"
@@ -28,8 +29,9 @@ namespace {
 
 }  // namespace
 
-const KernelTable STA_TABLE = {STA_ISA_LABEL, kFormulas,    kFormulaCount,   evaluate,   count_equal, rank_gate,
-                               merge,         weighted_sum, range,           histogram,  values,      forget,
-                               accumulate,    finish,       first_nonfinite, stream_sum, stream_read};
+const KernelTable STA_TABLE = {STA_ISA_LABEL, kFormulas, kFormulaCount, evaluate,        count_equal, rank_gate,
+                               merge,         weighted_sum, range,      histogram,       collect,     values,
+                               forget,        accumulate,   finish,     first_nonfinite, stream_sum,  stream_read,
+                               digest_units};
 
 }  // namespace sta

@@ -44,3 +44,25 @@ static int64_t histogram(const Source& source, int64_t begin, int64_t end, int64
   }
   return below;
 }
+
+// Counts the keys below a window, and appends those within it to keys, which has room for end - begin and a vector more.
+static int64_t collect(const Source& source, int64_t begin, int64_t end, int64_t tile, float* scratch,
+                       const Window& window, uint32_t* keys, int64_t* found) {
+  const Arena arena(scratch, tile);
+  const V::I start = V::iset(window.start), span = V::iset(window.span);
+  int64_t below = 0, count = 0;
+  for (int64_t at = begin; at < end; at += tile) {
+    const int64_t n = end - at < tile ? end - at : tile;
+    const float* values = read_source(source, at, n, arena);
+    for (int64_t i = 0; i < n; i += V::W) {
+      V::prefetch(reinterpret_cast<const char*>(values + i) + kAheadAlone);
+      const V::M valid = i + V::W <= n ? V::mtrue() : V::first(static_cast<int>(n - i));
+      const V::I key = unsigned_key(V::load(values + i));
+      below += V::popcount(V::mand(V::ult(key, start), valid));
+      const V::M inside = V::mandnot(V::ult(span, V::isub(key, start)), valid);
+      if (V::any(inside)) count += V::compress(keys + count, inside, key);
+    }
+  }
+  *found = count;
+  return below;
+}

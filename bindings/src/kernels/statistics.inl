@@ -98,17 +98,46 @@ static void range(const Source& source, int64_t begin, int64_t end, int64_t tile
   seen.fold_into(minmax);
 }
 
+// Whether any of n words has all of its exponent's bits set.
+template <typename Word>
+STA_INLINE bool any_nonfinite(const char* data, int64_t n, Word exponent) {
+  constexpr int64_t kLanes = 64 / sizeof(Word);
+  typedef Word Words __attribute__((vector_size(64)));
+  Words found = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    Words words;
+    memcpy(&words, data + i * static_cast<int64_t>(sizeof(Word)), sizeof words);
+    found |= static_cast<Words>((words & exponent) == exponent);
+  }
+  Word any = 0;
+  for (int lane = 0; lane < kLanes; ++lane) any |= found[lane];
+  for (; i < n; ++i) {
+    Word word;
+    memcpy(&word, data + i * static_cast<int64_t>(sizeof(Word)), sizeof word);
+    any |= (word & exponent) == exponent;
+  }
+  return any != 0;
+}
+
+static bool any_nonfinite(const Stream& stream, int64_t begin, int64_t n) {
+  const char* data = stream.data + begin * stream.itemsize;
+  switch (stream.dtype) {
+    case STA_F32: return any_nonfinite<uint32_t>(data, n, 0x7f800000);
+    case STA_BF16: return any_nonfinite<uint16_t>(data, n, 0x7f80);
+    case STA_F16: return any_nonfinite<uint16_t>(data, n, 0x7c00);
+    default: return true;  // a double overflows before its exponent is full: only its float32 tells
+  }
+}
+
 static int64_t first_nonfinite(const Stream& stream, int64_t begin, int64_t end, int64_t tile, float* scratch) {
   Arena arena(scratch, tile);
   float* raw = arena.take(2);
   float* room = arena.take();
-  const V::I magnitude = V::iset(0x7fffffff), limit = V::iset(0x7f7fffff);
   for (int64_t at = begin; at < end; at += tile) {
     const int64_t n = end - at < tile ? end - at : tile;
+    if (!stream.layout && !any_nonfinite(stream, at, n)) continue;
     const float* values = read_tile(stream, at, n, room, raw);
-    V::I largest = V::iset(0);
-    for (int64_t i = 0; i < n; i += V::W) largest = V::smax(largest, V::iand(V::bits(V::load(values + i)), magnitude));
-    if (!V::any(V::sgt(largest, limit))) continue;
     for (int64_t i = 0; i < n; ++i)
       if (!(__builtin_fabsf(values[i]) <= 3.402823466e38f)) return at + i;
   }

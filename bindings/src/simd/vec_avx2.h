@@ -73,6 +73,9 @@ struct V {
   }  // upper halves; what is above them is anything
   STA_INLINE I add64(I a, I b) { return _mm256_add_epi64(a, b); }
   STA_INLINE I srl32(I a) { return _mm256_srli_epi64(a, 32); }
+  STA_INLINE I srl47(I a) { return _mm256_srli_epi64(a, 47); }
+  STA_INLINE I sll32(I a) { return _mm256_slli_epi64(a, 32); }
+  STA_INLINE I swap64(I a) { return _mm256_shuffle_epi32(a, 0x4e); }  // adjacent lanes
   STA_INLINE I mul_low(I a, I b) { return _mm256_mul_epu32(a, b); }  // low halves to 64 bits
   STA_INLINE I join_low(I a, I b) { return _mm256_blend_epi32(a, _mm256_slli_epi64(b, 32), 0xaa); }  // low halves
   STA_INLINE I unpack_low(I a, I b) { return _mm256_unpacklo_epi64(a, b); }

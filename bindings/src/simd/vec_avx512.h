@@ -70,6 +70,9 @@ struct V {
   }  // upper halves; what is above them is anything
   STA_INLINE I add64(I a, I b) { return _mm512_add_epi64(a, b); }
   STA_INLINE I srl32(I a) { return _mm512_srli_epi64(a, 32); }
+  STA_INLINE I srl47(I a) { return _mm512_srli_epi64(a, 47); }
+  STA_INLINE I sll32(I a) { return _mm512_slli_epi64(a, 32); }
+  STA_INLINE I swap64(I a) { return _mm512_shuffle_epi32(a, _MM_PERM_BADC); }  // adjacent lanes
   STA_INLINE I mul_low(I a, I b) { return _mm512_mul_epu32(a, b); }  // low halves to 64 bits
   STA_INLINE I join_low(I a, I b) { return _mm512_mask_shuffle_epi32(a, 0xaaaa, b, _MM_PERM_CCAA); }  // low halves
   STA_INLINE I unpack_low(I a, I b) { return _mm512_unpacklo_epi64(a, b); }

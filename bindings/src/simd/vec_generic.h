@@ -130,6 +130,9 @@ struct V {
   STA_INLINE I upper(I a) { return srl32(a); }  // upper halves; what is above them is anything
   STA_INLINE I add64(I a, I b) { return (I)((U2)a + (U2)b); }
   STA_INLINE I srl32(I a) { return (I)((U2)a >> 32); }
+  STA_INLINE I srl47(I a) { return (I)((U2)a >> 47); }
+  STA_INLINE I sll32(I a) { return (I)((U2)a << 32); }
+  STA_INLINE I swap64(I a) { return (I)U2{((U2)a)[1], ((U2)a)[0]}; }  // adjacent lanes
   // Low halves to 64 bits.
   STA_INLINE I mul_low(I a, I b) {
 #if defined(__SSE2__)
