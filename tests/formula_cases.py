@@ -19,12 +19,13 @@ from sta_kernels.kernels.buffers import Buffer, DType
 from sta_kernels.kernels.formula import Formula, FormulaSource
 from sta_kernels.kernels.numpy_backend import NumpyBackend
 from sta_kernels.kernels.reference.formulas import FORMULAS
+from sta_kernels.kernels.reference.philox import draws_exact
 
 NAMES = tuple(sorted(FORMULAS))
 KINDS = ("plain", "ties", "edges")
 SIZES = (1, 7, 15, 63, 64, 65, 500, 1000, 4095, 4096, 4097)
 N_MODELS = (4, 1, 3, 2, 9, 5, 8)
-OFFSETS = (0, 1, 4094, (1 << 34) - 30, (1 << 40) + 3)
+OFFSETS = (0, 1, 4094, (1 << 35) - 30, (1 << 40) + 3)
 LAMBDAS = (1.0, 0.3, -0.5)
 _REFERENCE = NumpyBackend()
 _ALWAYS = 1 << 32
@@ -152,8 +153,13 @@ def _sparse(name: str) -> Variants:
             upper, lower = (_quantile(of_task, distance, share) for share in (0.9, 0.3))
             scale = float(np.float32(rng.choice((1.0, 1.7, 1 / 0.3))))
             rows.append((weight, scale, float(np.inf) if number % 3 == 0 else upper, lower))
-            kept = int(rng.choice((0, 1, int(0.4 * _ALWAYS), _ALWAYS - 1, _ALWAYS), p=(0.1, 0.1, 0.6, 0.1, 0.1)))
-            integers += [_cut(rng, given), _cut(rng, given), kept, task if number % 2 else int(rng.integers(1 << 32))]
+            number_of_task = task if number % 2 else int(rng.integers(1 << 32))
+            # A draw of some element, or the next number: the low half of that draw decides.
+            element = given.offset + rng.integers(given.size, size=1)
+            drawn = int(draws_exact(integers[0], integers[1], number_of_task, element)[0])
+            among = (0, 1, int(0.4 * _ALWAYS), _ALWAYS // 2, drawn, drawn + 1, _ALWAYS - 1, _ALWAYS)
+            kept = int(rng.choice(among, p=(0.1, 0.05, 0.2, 0.1, 0.2, 0.2, 0.05, 0.1)))
+            integers += [_cut(rng, given), _cut(rng, given), kept, number_of_task]
         shared: tuple[float, ...] = ()
         if name != "sparse_distance":
             shared = LAMBDAS[number % 3], (1.0, 1.7, 0.0)[number // 2 % 3], (1.0, 0.0, -1.0)[number // 3 % 3]

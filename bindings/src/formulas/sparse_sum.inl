@@ -27,29 +27,18 @@ STA_INLINE int64_t before_cut(int64_t cut, const FormulaTile& t) { return cut <=
 struct SparseTask {
   float weight, scale, upper, lower;
   int64_t upper_cut, lower_cut;  // elements of the tile before them
-  uint32_t kept;
-  bool keeps_every_draw;
-  const uint32_t* draws;
+  const uint8_t* drawn;          // a bit for each element: whether its draw keeps it
 };
+
+// Where a tile's working room has a task's bits.
+STA_INLINE uint8_t* bits_of(const FormulaTile& t, int j) { return reinterpret_cast<uint8_t*>(t.work + j * t.pitch); }
 
 template <Gate kGate>
 static SparseTask sparse_task(const FormulaCall& call, const FormulaTile& t, int j) {
   const float* model = call.of_model(j);
   const int64_t* integers = call.integers + 2 + 4 * j;
-  SparseTask task{model[0],
-                  model[1],
-                  model[2],
-                  model[3],
-                  before_cut(integers[0], t),
-                  before_cut(integers[1], t),
-                  static_cast<uint32_t>(integers[2]),
-                  integers[2] > 0xffffffff,
-                  nullptr};
-  if (kGate == Gate::kRandom)
-    task.draws =
-        draws(static_cast<uint64_t>(call.integers[0]), static_cast<uint32_t>(call.integers[1]),
-              static_cast<uint32_t>(integers[3]), t.index, t.n, reinterpret_cast<uint32_t*>(t.work + j * t.pitch));
-  return task;
+  return {model[0],     model[1], model[2], model[3], before_cut(integers[0], t), before_cut(integers[1], t),
+          bits_of(t, j)};
 }
 
 template <Gate kGate>
@@ -59,8 +48,9 @@ STA_INLINE V::M passes(const SparseTask& task, int64_t i, V::F tau, V::F mask) {
     return V::mandnot(above(magnitude, V::set(task.upper), task.upper_cut - i),
                       above(magnitude, V::set(task.lower), task.lower_cut - i));
   } else if constexpr (kGate == Gate::kRandom) {
-    const V::M drawn = V::ult(V::iload(task.draws + i), V::iset(task.kept));
-    return task.keeps_every_draw ? V::mtrue() : drawn;
+    uint16_t bits;
+    memcpy(&bits, task.drawn + i / 8, sizeof bits);
+    return V::lanes(static_cast<uint32_t>(bits >> (i % 8)));
   } else if constexpr (kGate == Gate::kMask) {
     return V::mandnot(V::eq(mask, V::zero()), V::mtrue());
   } else {
@@ -99,13 +89,13 @@ static void sparse_tile(const FormulaCall& call, const FormulaTile& t) {
     } else {
       if constexpr (kElects) {
         const V::F sign = elect(total, zero_sign);
-        const V::M positive = V::gt(sign, V::zero()), negative = lt(sign, V::zero());
+        const V::M elected = V::mor(V::gt(sign, V::zero()), lt(sign, V::zero()));
+        const V::I turned = V::iand(V::bits(sign), V::iset(0x80000000u));  // to the elected side, which is then above 0
         V::F weights = V::zero();
         total = V::zero();
         STA_UNROLL
         for (int j = 0; j < n_models; ++j) {
-          const V::M agrees =
-              V::mor(V::mand(V::gt(terms[j], V::zero()), positive), V::mand(lt(terms[j], V::zero()), negative));
+          const V::M agrees = V::mand(V::gt(V::from_bits(V::ixor(V::bits(terms[j]), turned)), V::zero()), elected);
           total = V::masked_add(total, agrees, terms[j]);
           weights = V::masked_add(weights, agrees, V::set(tasks[j].weight));
         }
@@ -128,12 +118,96 @@ STA_INLINE void sparse_gated(const FormulaCall& call, const FormulaTile& t) {
   });
 }
 
+// What the draws of a task keep, as a bit for each element.
+struct DrawnBits {
+  uint32_t task, high, low, every;  // kept where the draw is below high << 16 | low, or all of them; high stands twice
+  uint8_t* bits;
+
+  DrawnBits() = default;
+  DrawnBits(int64_t kept, uint32_t task, uint8_t* bits)
+      : task(task),
+        high((static_cast<uint32_t>(kept >> 16) & 0xffff) * 0x10001),
+        low(static_cast<uint32_t>(kept) & 0xffff),
+        every(kept >> 32 ? ~0u : 0),
+        bits(bits) {}
+
+  // Of the 2 W elements from `index` on, whose draws have those high halves.
+  STA_INLINE_MEMBER uint32_t keeps(const Philox& philox, int64_t index, V::I halves) const {
+    uint32_t kept = V::below16(halves, V::iset(high)) | every;
+    if (low) {
+      const uint32_t undecided = V::equal16(halves, V::iset(high));
+      if (__builtin_expect(undecided != 0, 0)) kept |= decide(philox, index, undecided);
+    }
+    return kept;
+  }
+
+  // Of those whose high half equals the limit's: the low one decides.
+  __attribute__((noinline)) uint32_t decide(const Philox& philox, int64_t index, uint32_t undecided) const {
+    uint32_t kept = 0;
+    for (; undecided; undecided &= undecided - 1) {
+      const int lane = __builtin_ctz(undecided);
+      kept |= static_cast<uint32_t>(philox.draw(Half::kLow, task, index + lane) < low) << lane;
+    }
+    return kept;
+  }
+};
+
+// Asks for 4 W elements.
+STA_INLINE void ask(const float* p) {
+  STA_UNROLL
+  for (int k = 0; k < 4 * V::W; k += 16) V::prefetch(p + k);
+}
+
+// What the draws of all tasks keep, into the tile's working room.
+static void draw_bits(const FormulaCall& call, const FormulaTile& t) {
+  const Philox philox(static_cast<uint64_t>(call.integers[0]), static_cast<uint32_t>(call.integers[1]));
+  DrawnBits tasks[STA_MAX_TASKS];
+  uint32_t numbers[STA_MAX_TASKS];
+  for (int j = 0; j < call.n_models; ++j) {
+    numbers[j] = static_cast<uint32_t>(call.integers[5 + 4 * j]);
+    tasks[j] = DrawnBits(call.integers[4 + 4 * j], numbers[j], bits_of(t, j));
+  }
+  const int64_t skipped = t.index % Philox::kBlock, index = t.index - skipped, n = t.n + skipped;
+  draw(philox, Half::kHigh, numbers, call.n_models, index, n, [&](int j, int64_t i, V::I front, V::I back) {
+    // Drawing takes longer than reading: what is read next is asked for meanwhile.
+    ask(t.model[j] + i);
+    if (j == 0) ask(t.base + i);
+    const uint64_t bits = tasks[j].keeps(philox, index + i, front) |
+                          static_cast<uint64_t>(tasks[j].keeps(philox, index + i + 2 * V::W, back)) << (2 * V::W);
+    memcpy(tasks[j].bits + i / 8, &bits, V::W / 2);
+  });
+  if (skipped)
+    for (int j = 0; j < call.n_models; ++j)
+      for (int64_t byte = 0; byte * 8 < t.n; ++byte) {
+        uint16_t bits;
+        memcpy(&bits, tasks[j].bits + byte, sizeof bits);
+        tasks[j].bits[byte] = static_cast<uint8_t>(bits >> skipped);
+      }
+}
+
+// Calls body with one part of a tile after the other, whose draws are then in its working room.
+template <typename Body>
+STA_INLINE void each_drawn(const FormulaCall& call, const FormulaTile& t, Body body) {
+  constexpr int64_t kPart = 512;
+  FormulaTile part = t;
+  for (int64_t at = 0; at < t.n; at += kPart) {
+    part.n = t.n - at < kPart ? t.n - at : kPart;
+    draw_bits(call, part);
+    body(part);
+    part.index += kPart;
+    part.base += kPart;
+    part.value += kPart;
+    for (int j = 0; j < call.n_models; ++j) part.model[j] += kPart;
+  }
+}
+
 template <Sparse kResult>
 static void sparse_sum(const FormulaCall& call, const FormulaTile& t) {
   switch (static_cast<Gate>(call.variant[0])) {
     case Gate::kAll: return sparse_gated<Gate::kAll, kResult>(call, t);
     case Gate::kBand: return sparse_gated<Gate::kBand, kResult>(call, t);
-    case Gate::kRandom: return sparse_gated<Gate::kRandom, kResult>(call, t);
+    case Gate::kRandom:
+      return each_drawn(call, t, [&](const FormulaTile& part) { sparse_gated<Gate::kRandom, kResult>(call, part); });
     case Gate::kMask: return sparse_gated<Gate::kMask, kResult>(call, t);
   }
 }
@@ -152,7 +226,8 @@ static void sparse_distance(const FormulaCall& call, const FormulaTile& t) {
   switch (static_cast<Gate>(call.variant[0])) {
     case Gate::kAll: return sparse_distance_tile<Gate::kAll>(call, t);
     case Gate::kBand: return sparse_distance_tile<Gate::kBand>(call, t);
-    case Gate::kRandom: return sparse_distance_tile<Gate::kRandom>(call, t);
+    case Gate::kRandom:
+      return each_drawn(call, t, [&](const FormulaTile& part) { sparse_distance_tile<Gate::kRandom>(call, part); });
     case Gate::kMask: return sparse_distance_tile<Gate::kMask>(call, t);
   }
 }

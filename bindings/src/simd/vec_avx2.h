@@ -60,6 +60,7 @@ struct V {
   STA_INLINE I iand(I a, I b) { return _mm256_and_si256(a, b); }
   STA_INLINE I ior(I a, I b) { return _mm256_or_si256(a, b); }
   STA_INLINE I ixor(I a, I b) { return _mm256_xor_si256(a, b); }
+  STA_INLINE I ixor3(I a, I b, I c) { return ixor(ixor(a, b), c); }
   STA_INLINE I sra31(I a) { return _mm256_srai_epi32(a, 31); }
   STA_INLINE I sll16(I a) { return _mm256_slli_epi32(a, 16); }
   STA_INLINE I srl(I a, int n) { return _mm256_srl_epi32(a, _mm_cvtsi32_si128(n)); }
@@ -80,6 +81,21 @@ struct V {
   STA_INLINE I join_low(I a, I b) { return _mm256_blend_epi32(a, _mm256_slli_epi64(b, 32), 0xaa); }  // low halves
   STA_INLINE I unpack_low(I a, I b) { return _mm256_unpacklo_epi64(a, b); }
   STA_INLINE I unpack_high(I a, I b) { return _mm256_unpackhi_epi64(a, b); }
+
+  // A bit for each lane of 16 bits; and the lanes of which the lowest bits are set.
+  STA_INLINE uint32_t bits16(I mask) {
+    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(mask), _mm256_extracti128_si256(mask, 1));
+    return static_cast<uint32_t>(_mm_movemask_epi8(bytes));
+  }
+  STA_INLINE uint32_t below16(I a, I b) {
+    const I sign = iset(0x80008000u);
+    return bits16(_mm256_cmpgt_epi16(ixor(b, sign), ixor(a, sign)));
+  }
+  STA_INLINE uint32_t equal16(I a, I b) { return bits16(_mm256_cmpeq_epi16(a, b)); }
+  STA_INLINE M lanes(uint32_t bits) {
+    const I each = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(iset(bits), each), each));
+  }
 
   STA_INLINE I umin(I a, I b) { return _mm256_min_epu32(a, b); }
   STA_INLINE I umax(I a, I b) { return _mm256_max_epu32(a, b); }

@@ -57,6 +57,7 @@ struct V {
   STA_INLINE I iand(I a, I b) { return _mm512_and_si512(a, b); }
   STA_INLINE I ior(I a, I b) { return _mm512_or_si512(a, b); }
   STA_INLINE I ixor(I a, I b) { return _mm512_xor_si512(a, b); }
+  STA_INLINE I ixor3(I a, I b, I c) { return _mm512_ternarylogic_epi32(a, b, c, 0x96); }
   STA_INLINE I sra31(I a) { return _mm512_srai_epi32(a, 31); }
   STA_INLINE I sll16(I a) { return _mm512_slli_epi32(a, 16); }
   STA_INLINE I srl(I a, int n) { return _mm512_srl_epi32(a, _mm_cvtsi32_si128(n)); }
@@ -77,6 +78,11 @@ struct V {
   STA_INLINE I join_low(I a, I b) { return _mm512_mask_shuffle_epi32(a, 0xaaaa, b, _MM_PERM_CCAA); }  // low halves
   STA_INLINE I unpack_low(I a, I b) { return _mm512_unpacklo_epi64(a, b); }
   STA_INLINE I unpack_high(I a, I b) { return _mm512_unpackhi_epi64(a, b); }
+
+  // A bit for each lane of 16 bits; and the lanes of which the lowest bits are set.
+  STA_INLINE uint32_t below16(I a, I b) { return _mm512_cmplt_epu16_mask(a, b); }
+  STA_INLINE uint32_t equal16(I a, I b) { return _mm512_cmpeq_epi16_mask(a, b); }
+  STA_INLINE M lanes(uint32_t bits) { return static_cast<M>(bits); }
 
   STA_INLINE I umin(I a, I b) { return _mm512_min_epu32(a, b); }
   STA_INLINE I umax(I a, I b) { return _mm512_max_epu32(a, b); }

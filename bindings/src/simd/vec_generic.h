@@ -16,6 +16,7 @@ typedef float F4 __attribute__((vector_size(16)));
 typedef int32_t S4 __attribute__((vector_size(16)));
 typedef uint32_t U4 __attribute__((vector_size(16)));
 typedef uint64_t U2 __attribute__((vector_size(16)));
+typedef uint16_t U8 __attribute__((vector_size(16)));
 
 STA_INLINE float half_to_float(uint16_t h) {
 #if defined(__aarch64__)
@@ -119,6 +120,7 @@ struct V {
   STA_INLINE I iand(I a, I b) { return a & b; }
   STA_INLINE I ior(I a, I b) { return a | b; }
   STA_INLINE I ixor(I a, I b) { return a ^ b; }
+  STA_INLINE I ixor3(I a, I b, I c) { return a ^ b ^ c; }
   STA_INLINE I sra31(I a) { return (I)((S4)a >> 31); }
   STA_INLINE I sll16(I a) { return a << 16; }
   STA_INLINE I srl(I a, int n) { return a >> static_cast<uint32_t>(n); }
@@ -144,6 +146,19 @@ struct V {
   STA_INLINE I join_low(I a, I b) { return (I)(((U2)a & 0xffffffff) | ((U2)b << 32)); }  // low halves
   STA_INLINE I unpack_low(I a, I b) { return (I)U2{((U2)a)[0], ((U2)b)[0]}; }
   STA_INLINE I unpack_high(I a, I b) { return (I)U2{((U2)a)[1], ((U2)b)[1]}; }
+
+  // A bit for each lane of 16 bits; and the lanes of which the lowest bits are set.
+  STA_INLINE uint32_t bits16(U8 mask) {
+#if defined(__SSE2__)
+    return static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16((__m128i)mask, _mm_setzero_si128())));
+#else
+    mask &= U8{1, 2, 4, 8, 16, 32, 64, 128};
+    return static_cast<uint32_t>(mask[0] | mask[1] | mask[2] | mask[3] | mask[4] | mask[5] | mask[6] | mask[7]);
+#endif
+  }
+  STA_INLINE uint32_t below16(I a, I b) { return bits16((U8)((U8)a < (U8)b)); }
+  STA_INLINE uint32_t equal16(I a, I b) { return bits16((U8)((U8)a == (U8)b)); }
+  STA_INLINE M lanes(uint32_t bits) { return (M)((iset(bits) & I{1, 2, 4, 8}) != 0); }
 
   STA_INLINE I umin(I a, I b) { return a < b ? a : b; }
   STA_INLINE I umax(I a, I b) { return a > b ? a : b; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from sta_kernels.kernels.buffers import Buffer, DType
 from sta_kernels.kernels.formula import Formula, FormulaSource
 from sta_kernels.kernels.triton.config import LaunchConfig, elementwise_config
 from sta_kernels.kernels.triton.formulas import FORMULAS
-from sta_kernels.kernels.triton.formulas.philox import BLOCK_OF_DRAWS
+from sta_kernels.kernels.triton.formulas.philox import drawn_together
 from sta_kernels.kernels.triton.primitives import narrow, pointer, positions, widen
 from sta_kernels.kernels.triton.tables import aligned, check_contiguous, chunks, language_dtype, rows, signed, upload
 
@@ -56,7 +57,7 @@ class Signature:
         n_shared: number of shared parameters.
         n_per_model: of those per model.
         n_integers: of integers.
-        by_fours: whether the tensors begin where a block of random words does.
+        offset: the largest of 8, 4, 2 and 1 that divides the index of the first element.
         base: dtypes of the operands; None without a base.
         models: see there.
         importances: see there.
@@ -70,7 +71,7 @@ class Signature:
     n_shared: int
     n_per_model: int
     n_integers: int
-    by_fours: bool
+    offset: int
     base: DType | None
     models: tuple[DType, ...]
     importances: tuple[DType, ...]
@@ -96,7 +97,7 @@ class Signature:
             len(formula.shared),
             len(formula.per_model[0]) if formula.per_model else 0,
             len(formula.integers),
-            source.offset % BLOCK_OF_DRAWS == 0,
+            math.gcd(source.offset, 8),
             None if source.base is None else source.base.dtype,
             tuple(model.dtype for model in source.models),
             tuple(importance.dtype for importance in source.importances),
@@ -121,7 +122,6 @@ class Signature:
             "PER_MODEL": self.n_per_model,
             "INTEGERS": self.n_integers,
             "CUTS": formula.cuts(self.variant, len(self.models)),
-            "BY_FOURS": self.by_fours,
             "ALIGNED": self.aligned,
             "BASE": None if self.base is None else language_dtype(self.base),
             "MODELS": tuple(map(language_dtype, self.models)),
@@ -179,6 +179,7 @@ def launch_evaluate(
             integers,
             N=len(signature.models),
             **signature.constants(),
+            TOGETHER=drawn_together(signature.offset, launch.per_thread),
             BLOCK=launch.block,
             CHUNK=launch.chunk,
             num_warps=launch.warps,
@@ -223,7 +224,7 @@ def _evaluate_kernel(
     PER_MODEL: tl.constexpr,
     INTEGERS: tl.constexpr,
     CUTS: tl.constexpr,
-    BY_FOURS: tl.constexpr,
+    TOGETHER: tl.constexpr,
     ALIGNED: tl.constexpr,
     BASE: tl.constexpr,
     MODELS: tl.constexpr,
@@ -261,7 +262,7 @@ def _evaluate_kernel(
             base_ptr,
             models,
             importances,
-            (origin, start, here, BY_FOURS, False),  # a name for it would make tensors of the constants
+            (origin, start, here, TOGETHER, False),  # a name for it would make tensors of the constants
             None,
             shared,
             per_model,
@@ -280,7 +281,7 @@ def _evaluate_kernel(
             base_ptr,
             models,
             importances,
-            (origin, start, here, BY_FOURS, True),
+            (origin, start, here, TOGETHER, True),
             inside,
             shared,
             per_model,
@@ -331,8 +332,8 @@ def _evaluate(
     """What is to be stored at the positions of a block.
 
     ``index`` is what a formula may ask of the positions, a tuple: the index of the chunk's first element in its tensor
-    (int64); the block's start in the chunk; the offset of each element in the chunk; then, at compile time, whether the
-    block's first index is a multiple of four; and whether a cut may lie within the chunk: if not, ties at its first
+    (int64); the block's start in the chunk; the offset of each element in the chunk; then, at compile time, how
+    many elements are drawn for at once; and whether a cut may lie within the chunk: if not, ties at its first
     element are decided as at all others.
     """
     here = index[2]

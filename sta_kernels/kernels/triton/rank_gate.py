@@ -10,7 +10,7 @@ import triton.language as tl
 from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.kernels.reference.rank_gate import thresholds_exact
 from sta_kernels.kernels.triton.config import LaunchConfig, elementwise_config
-from sta_kernels.kernels.triton.formulas.philox import BLOCK_OF_DRAWS, draws
+from sta_kernels.kernels.triton.formulas.philox import drawn_together, draws
 from sta_kernels.kernels.triton.packing import tensor_of
 from sta_kernels.kernels.triton.primitives import pointer, positions
 from sta_kernels.kernels.triton.tables import ALIGNMENT, signed, upload
@@ -75,7 +75,7 @@ def launch_gates(
     _gates_kernel[(triton.cdiv(out.size, config.chunk),)](
         there,
         SCALED=scaled,
-        BY_FOURS=offset % BLOCK_OF_DRAWS == 0,
+        TOGETHER=drawn_together(offset, config.per_thread),
         ALIGNED=thresholds % ALIGNMENT == 0 and out.address % ALIGNMENT == 0,
         BLOCK=config.block,
         CHUNK=config.chunk,
@@ -88,7 +88,7 @@ def launch_gates(
 def _gates_kernel(
     numbers_ptr,  # int64 [7]: elements, thresholds, result, index of the first element, seed, tensor, task
     SCALED: tl.constexpr,
-    BY_FOURS: tl.constexpr,
+    TOGETHER: tl.constexpr,
     ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -102,12 +102,12 @@ def _gates_kernel(
     whole = count // BLOCK * BLOCK
     for start in range(0, whole, BLOCK):
         here = positions(start, BLOCK)
-        drawn = draws(seed, tensor, task, (origin, start, here, BY_FOURS))
+        drawn = draws(seed, tensor, task, (origin, start, here, TOGETHER))
         tl.store(out_ptr + here, _gate(tl.load(thresholds_ptr + here), drawn, SCALED))
     if whole < count:
         here = positions(whole, BLOCK)
         inside = here < count
-        drawn = draws(seed, tensor, task, (origin, whole, here, BY_FOURS))
+        drawn = draws(seed, tensor, task, (origin, whole, here, TOGETHER))
         threshold = tl.load(thresholds_ptr + here, mask=inside, other=0)
         tl.store(out_ptr + here, _gate(threshold, drawn, SCALED), mask=inside)
 

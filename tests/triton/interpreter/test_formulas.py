@@ -110,13 +110,17 @@ def test_operands_off_the_16_byte_grid(dtypes: tuple[DType, DType]) -> None:
     check(bands((300, 65), dtypes=dtypes, shift=1), (BF16,), shift=3)
 
 
-def test_draws_do_not_depend_on_where_a_part_begins() -> None:
+@pytest.mark.parametrize("config", [BLOCKS, LARGE], ids=["a few", "eight per thread"])
+def test_draws_do_not_depend_on_where_a_part_begins(config: LaunchConfig) -> None:
     rng = np.random.default_rng(0)
     base, model = (values(rng, F32, 700) for _ in range(2))
     formula = Formula("sparse_sum", (2, 0, 0), (1.0, 1.0, 1.0), ((1.0, 2.0, 0.0, 0.0),), (7, 9, 0, 0, 1 << 31, 3))
     whole = Operand(F32, 700)
     source = FormulaSource(formula, (model.buffer(),), base.buffer(), (), 8)
-    launch_evaluate(DEVICE, [EvaluateSegment(source, whole.buffer())], config=BLOCKS)
+    launch_evaluate(DEVICE, [EvaluateSegment(source, whole.buffer())], config=config)
+    expected = Operand(F32, 700)
+    NumpyBackend().evaluate(source, out=expected.buffer(), threads=1)
+    assert np.array_equal(whole.bits(), expected.bits())
     for start, stop in ((0, 64), (4, 70), (1, 300), (103, 700)):
         part = replace(
             source,
@@ -125,7 +129,7 @@ def test_draws_do_not_depend_on_where_a_part_begins() -> None:
             offset=8 + start,
         )
         out = Operand(F32, stop - start)
-        launch_evaluate(DEVICE, [EvaluateSegment(part, out.buffer())], config=BLOCKS)
+        launch_evaluate(DEVICE, [EvaluateSegment(part, out.buffer())], config=config)
         assert np.array_equal(out.bits(), whole.bits()[start:stop])
     changed = whole.array != base.array
     assert 250 < int(changed.sum()) < 450
