@@ -107,6 +107,20 @@ STA_API int32_t sta_histogram(int64_t n, const sta_operand* importance, const st
                               const sta_formula* formula, uint32_t prefix, int32_t prefix_bits, int32_t digit_bits,
                               uint64_t* counts, const sta_options* options);
 
+/* Keys that lie within a window, set aside to be selected from: start <= key <= start + span, in the order of the
+ * floats (sign bit set, negative ones inverted, every NaN greatest). table: uint64 [slots], zeros at first, slots a
+ * power of two or 0: of a key that occurs often, its number of occurrences above the key. keys: uint32 [capacity], the
+ * others. below, count and overflow are added to: keys below the window, keys in keys, keys for which there was no
+ * room. */
+typedef struct {
+  uint32_t start, span;
+  int64_t below, count, overflow;
+  int64_t capacity, keys;
+  int64_t slots, table;
+} sta_collector;
+STA_API int32_t sta_collect(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
+                            const sta_formula* formula, sta_collector* collector, const sta_options* options);
+
 /* Exact k-th smallest, 1-based, of the float32 values; exact != 0: of a float64 operand without narrowing. */
 STA_API int32_t sta_order_statistic(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
                                     const sta_formula* formula, int64_t k, int32_t exact, double* result,
@@ -161,9 +175,9 @@ STA_API int32_t sta_stream_read(int64_t n, int32_t n_inputs, const sta_operand* 
 
 /* Where the elements of one tensor are: from byte offset of an open file on, unit bytes each. address: room for a slice
  * of them, which the steps' operands point at. digest: NULL, or the state of the file's digest, STA_DIGEST_WORDS words,
- * zeros at first; digests: where the XXH3-128 of each block that ends within the range goes, 16 bytes each, if the block
- * also begins there, or in the range before it, which the state has seen to end where this one begins. After a pass,
- * the state's first words are the position of the byte that would follow, and the number of the first such block,
+ * zeros at first; digests: where the XXH3-128 of each block that ends within the range goes, 16 bytes each, if the
+ * block also begins there, or in the range before it, which the state has seen to end where this one begins. After a
+ * pass, the state's first words are the position of the byte that would follow, and the number of the first such block,
  * counted from the start of the file, and how many there were. */
 #define STA_DIGEST_WORDS 160
 typedef struct {
@@ -188,16 +202,17 @@ enum sta_step_op {
   STA_STEP_COUNT_EQUAL = 6,
   STA_STEP_NONFINITE = 7,
   STA_STEP_DIFFERS = 8,
+  STA_STEP_COLLECT = 9,
 };
 typedef struct {
   int64_t op;
   int64_t words[15];
 } sta_step;
 
-/* slice: elements, a multiple of STA_LEAF. out: NULL where nothing is written. block: bytes per digest, a multiple of
- * 1024. */
+/* slice: elements. stride: from the start of one slice to that of the next, a multiple of STA_LEAF; more than a slice
+ * takes a sample. out: NULL where nothing is written. block: bytes per digest, a multiple of 1024. */
 typedef struct {
-  int64_t n, slice;
+  int64_t n, slice, stride;
   int64_t n_reads, n_steps;
   const sta_channel* reads;
   const sta_channel* out;

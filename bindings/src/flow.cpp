@@ -6,8 +6,9 @@
 #include "digest.h"
 
 #if !defined(_WIN32)
-#include <cerrno>
 #include <unistd.h>
+
+#include <cerrno>
 #endif
 
 namespace {
@@ -64,10 +65,10 @@ class Steps {
     switch (step.op) {
       case STA_STEP_MERGE:
         return sta_merge(n, static_cast<int32_t>(w[1]), pointer<const sta_operand>(w[2]),
-                         pointer<const sta_operand>(w[3]), pointer<const sta_operand>(w[4]),
-                         static_cast<int32_t>(w[5]), pointer<const float>(w[6]), static_cast<int32_t>(w[7]),
-                         static_cast<int32_t>(w[8]), pointer<const float>(w[9]), number(w[10]),
-                         pointer<const sta_operand>(w[11]), pointer<int64_t>(w[12]), &options_);
+                         pointer<const sta_operand>(w[3]), pointer<const sta_operand>(w[4]), static_cast<int32_t>(w[5]),
+                         pointer<const float>(w[6]), static_cast<int32_t>(w[7]), static_cast<int32_t>(w[8]),
+                         pointer<const float>(w[9]), number(w[10]), pointer<const sta_operand>(w[11]),
+                         pointer<int64_t>(w[12]), &options_);
       case STA_STEP_WEIGHTED_SUM:
         return sta_weighted_sum(n, static_cast<int32_t>(w[1]), pointer<const sta_operand>(w[2]),
                                 pointer<const sta_operand>(w[3]), pointer<const float>(w[4]), number(w[5]),
@@ -98,6 +99,11 @@ class Steps {
         *pointer<int64_t>(w[7]) += greater;
         return status;
       }
+      case STA_STEP_COLLECT: {
+        const Field field(w + 1, at);
+        return sta_collect(n, field.importance, field.theta, field.measure, field.formula, pointer<sta_collector>(w[5]),
+                           &options_);
+      }
       case STA_STEP_NONFINITE: {
         int64_t operand, where;
         const int32_t status = sta_first_nonfinite(n, static_cast<int32_t>(w[1]), pointer<const sta_operand>(w[2]),
@@ -113,8 +119,9 @@ class Steps {
       }
       case STA_STEP_DIFFERS: {
         int64_t* differs = pointer<int64_t>(w[3]);
-        if (!*differs) *differs = std::memcmp(pointer<const char>(w[0]), pointer<const char>(w[1]),
-                                              static_cast<size_t>(n * w[2])) != 0;
+        if (!*differs)
+          *differs =
+              std::memcmp(pointer<const char>(w[0]), pointer<const char>(w[1]), static_cast<size_t>(n * w[2])) != 0;
         return STA_OK;
       }
       default: return STA_INVALID;
@@ -214,7 +221,7 @@ int32_t flow(const sta_flow_job& job, const KernelTable& kernels, sta_flow_repor
     pointer<BlockDigests>(channel.digest)->pass(kernels, pointer<const char>(channel.address), n * channel.unit);
     clock.charge(STA_STAGE_DIGEST);
   };
-  for (int64_t at = 0; at < job.n; at += job.slice) {
+  for (int64_t at = 0; at < job.n; at += job.stride) {
     const int64_t n = std::min(job.slice, job.n - at);
     for (int64_t i = 0; i < job.n_reads; ++i) {
       report->channel = i;
@@ -255,8 +262,8 @@ int32_t sta_flow(const sta_flow_job* job, sta_flow_report* report) {
   return STA_INVALID;
 #else
   return guarded([&]() -> int32_t {
-    if (!job || !report || job->n < 0 || job->slice < 1 || job->slice % STA_LEAF || job->n_reads < 0 ||
-        job->n_steps < 0 || (job->n_reads && !job->reads) || (job->n_steps && !job->steps) ||
+    if (!job || !report || job->n < 0 || job->slice < 1 || job->stride < job->slice || job->stride % STA_LEAF ||
+        job->n_reads < 0 || job->n_steps < 0 || (job->n_reads && !job->reads) || (job->n_steps && !job->steps) ||
         job->block < kDigestUnit || job->block % kDigestUnit)
       return STA_INVALID;
     const sta_options options{1, job->isa, job->tile, 0};

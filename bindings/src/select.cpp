@@ -77,8 +77,34 @@ float float_of_key(uint32_t key) {
   return value;
 }
 
+int shift_for(uint32_t span) {
+  int bits = 0;
+  while (bits < 32 && span >> bits) ++bits;
+  return bits > kBinBits ? bits - kBinBits : 0;
+}
+
+// The key of a rank, from 0, among keys of a window, which are moved about.
+uint32_t select_among(uint32_t* keys, int64_t n, uint32_t start, uint32_t span, int64_t rank) {
+  for (;;) {
+    const int shift = shift_for(span);
+    uint32_t counts[1 << kBinBits] = {};
+    for (int64_t i = 0; i < n; ++i) ++counts[(keys[i] - start) >> shift];
+    uint32_t bin = 0;
+    while (rank >= counts[bin]) rank -= counts[bin++];
+    start += bin << shift;
+    if (shift == 0) return start;
+    span = (1u << shift) - 1;
+    int64_t left = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      keys[left] = keys[i];
+      left += keys[i] - start <= span;
+    }
+    n = left;
+  }
+}
+
 constexpr int64_t kSampleTile = 64;
-constexpr int64_t kSampled = int64_t{1} << 18;         // elements from which on a sample pays
+constexpr int64_t kSampled = int64_t{1} << 18;        // elements from which on a sample pays
 constexpr int64_t kMostCollected = int64_t{1} << 21;  // keys that are set aside
 
 // A window that very probably holds the k-th smallest, from a sample of short runs spread evenly.
@@ -97,22 +123,17 @@ int32_t bracket(Run& run, int64_t n, const Source& source, int64_t k, Window* wi
   // Six standard deviations of a rank among as many independent draws, or more; neighbours may be alike, and then the
   // bracket fails.
   const int64_t margin = tiles == 256 ? 3 * 128 : 3 * 256;
-  const int64_t rank = static_cast<int64_t>(static_cast<double>(k) / static_cast<double>(n) * static_cast<double>(drawn));
+  const int64_t rank =
+      static_cast<int64_t>(static_cast<double>(k) / static_cast<double>(n) * static_cast<double>(drawn));
   const auto at = [&](int64_t r) {
-    std::nth_element(sample.begin(), sample.begin() + r, sample.end());
-    return sample[static_cast<size_t>(r)];
+    std::vector<uint32_t> keys = sample;
+    return select_among(keys.data(), drawn, 0, ~0u, r);
   };
   const uint32_t low = rank < margin ? 0 : at(rank - margin);
   const uint32_t high = rank + margin >= drawn ? ~0u : at(rank + margin);
   window->start = low;
   window->span = high - low;
   return STA_OK;
-}
-
-int shift_for(uint32_t span) {
-  int bits = 0;
-  while (bits < 32 && span >> bits) ++bits;
-  return bits > kBinBits ? bits - kBinBits : 0;
 }
 
 // One pass that sets the keys of a window aside. Where they hold the k-th smallest, that is *key, and *found is set;
@@ -133,7 +154,8 @@ int32_t collect_window(Run& run, int64_t n, const Source& source, const Window& 
         const int64_t begin = chunk * kChunk;
         uint32_t* own = room.get() + static_cast<size_t>(slot) * kRoom;
         int64_t count = 0;
-        lower += run.kernels->collect(source, begin, std::min(n, begin + kChunk), run.tile, scratch, window, own, &count);
+        lower +=
+            run.kernels->collect(source, begin, std::min(n, begin + kChunk), run.tile, scratch, window, own, &count);
         const std::lock_guard<std::mutex> lock(mutex);
         if (static_cast<int64_t>(keys.size()) + count > kMostCollected)
           overflows = true;
@@ -143,9 +165,7 @@ int32_t collect_window(Run& run, int64_t n, const Source& source, const Window& 
   const int64_t rank = k - lower;
   *found = status == STA_OK && !overflows && rank >= 1 && rank <= static_cast<int64_t>(keys.size());
   if (!*found) return status;
-  const auto at = keys.begin() + (rank - 1);
-  std::nth_element(keys.begin(), at, keys.end());
-  *key = *at;
+  *key = select_among(keys.data(), static_cast<int64_t>(keys.size()), window.start, window.span, rank - 1);
   return status;
 }
 
@@ -181,6 +201,31 @@ int32_t select_key(Run& run, int64_t n, const Source& source, int64_t k, uint32_
       return STA_OK;
     }
     window = {start, (1u << window.shift) - 1, 0};
+  }
+}
+
+// Takes keys into a collector: those that recur into its table, as long as that has room near their place.
+void put_aside(const uint32_t* keys, int64_t n, sta_collector* collector) {
+  constexpr int kProbes = 4;
+  uint64_t* table = reinterpret_cast<uint64_t*>(collector->table);
+  uint32_t* others = reinterpret_cast<uint32_t*>(collector->keys);
+  const uint64_t mask = static_cast<uint64_t>(collector->slots) - 1;
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t key = keys[i];
+    bool counted = false;
+    if (collector->slots) {
+      uint64_t slot = (key * 0x9e3779b97f4a7c15u >> 40) & mask;
+      for (int probe = 0; probe < kProbes && !counted; ++probe, slot = (slot + 1) & mask) {
+        if (table[slot] && static_cast<uint32_t>(table[slot]) != key) continue;
+        table[slot] = (table[slot] ? table[slot] : key) + (uint64_t{1} << 32);
+        counted = true;
+      }
+    }
+    if (counted) continue;
+    if (collector->count < collector->capacity)
+      others[collector->count++] = key;
+    else
+      ++collector->overflow;
   }
 }
 
@@ -250,6 +295,28 @@ int32_t sta_histogram(int64_t n, const sta_operand* importance, const sta_operan
                         free_bits - digit_bits};
     uint64_t below = 0;
     return count_window(run, n, one.source, window, int64_t{1} << digit_bits, counts, &below);
+  });
+}
+
+int32_t sta_collect(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
+                    const sta_formula* formula, sta_collector* collector, const sta_options* options) {
+  return guarded([&]() -> int32_t {
+    Run run;
+    if (const int32_t status = run.set(options)) return status;
+    const OneSource one(n, importance, theta, measure, formula, *run.kernels);
+    if (!one.valid || !collector || collector->capacity < 0 || collector->slots < 0 ||
+        (collector->slots & (collector->slots - 1)))
+      return STA_INVALID;
+    run.threads = 1;
+    const Window window{collector->start, collector->span, 0};
+    const std::unique_ptr<uint32_t[]> room(new uint32_t[static_cast<size_t>(std::min(n, kChunk)) + 64]);
+    return parallel(run, n, operands_of(one.source), chunks_of(n), [&](int64_t chunk, int, float* scratch) {
+      const int64_t begin = chunk * kChunk;
+      int64_t count = 0;
+      collector->below += run.kernels->collect(one.source, begin, std::min(n, begin + kChunk), run.tile, scratch,
+                                               window, room.get(), &count);
+      put_aside(room.get(), count, collector);
+    });
   });
 }
 

@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--dry-run", action="store_true", help="print the plan, touch nothing")
     result.add_argument("--json", action="store_true", help="with --dry-run: the whole plan as JSON")
+    result.add_argument("--profile", action="store_true", help="print where the time went, to standard error")
     result.add_argument(
         "--quiet", action=argparse.BooleanOptionalAction, default=False, help="no progress and no summary"
     )
@@ -78,7 +79,8 @@ def run(argv: Sequence[str]) -> int:
     mergekit_flags.check(arguments, command)
     from sta_kernels.cli import render
     from sta_kernels.cli.progress import Progress
-    from sta_kernels.engine import Plan, merge_checkpoints
+    from sta_kernels.engine import Plan, Profile, merge_checkpoints
+    from sta_kernels.engine.profile import process_age
     from sta_kernels.recipe import Recipe
 
     started = time.monotonic()
@@ -90,6 +92,7 @@ def run(argv: Sequence[str]) -> int:
     if not arguments.quiet:
         for note in idle if arguments.dry_run else (*idle, *recipe.notes):
             print(f"sta-kernels: note: {note}", file=sys.stderr)
+    profile = Profile(time.perf_counter() - process_age()) if arguments.profile else None
     with Progress(arguments.quiet) as progress:
         result = merge_checkpoints(
             recipe,
@@ -104,12 +107,15 @@ def run(argv: Sequence[str]) -> int:
             write_model_card=arguments.write_model_card,
             dry_run=arguments.dry_run,
             progress=progress,
+            profile=profile,
         )
     if isinstance(result, Plan):
         print(json.dumps(result.to_json()) if arguments.json else render.plan(result.summary(), arguments.out))
     elif not arguments.quiet:
         names = [spec.name for spec in recipe.models]
         print(render.result(result.summary(), names, arguments.out, time.monotonic() - started))
+    if profile is not None and profile.total:
+        print(render.profile(profile), file=sys.stderr)
     return 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sta_kernels.engine.profile import BY_WORKERS, STAGES, Profile
+
 _STEPS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
@@ -82,3 +84,16 @@ def _tensors(summary: Mapping[str, Any]) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def profile(times: Profile) -> str:
+    """Where the time of a merge went, stage by stage, as it passed for who waited."""
+    known = {stage: times.wall(stage) for stage in STAGES}
+    known["other"] = max(times.total - sum(known.values()), 0.0)
+    rows = [
+        (stage, f"{seconds:8.3f} s  {seconds / times.total:5.1%}" + (" *" if stage in BY_WORKERS else ""))
+        for stage, seconds in known.items()
+        if seconds >= 0.0005
+    ]
+    note = f"* of workers: the mean over {times.threads}"
+    return table([*rows, ("total", f"{times.total:8.3f} s"), ("", note)])

@@ -161,6 +161,7 @@ class _Merge:
 
     def run(self, overwrite: bool) -> Manifest:
         """Go on from the journal, or start."""
+        self._profile.planned()
         records = self._records(overwrite)
         journal = Journal(self._folder / JOURNAL_NAME, self._plan.identity, keep=records.length if records else 0)
         finished = False
@@ -171,6 +172,7 @@ class _Merge:
             ):
                 manifest = self._work(shards, journal, digests, records)
             finished = True
+            self._profile.ended()
             return manifest
         except InputError:
             # These inputs will never get through; what was written of them is of no use to any later run.

@@ -35,6 +35,7 @@ from sta_kernels.kernels.native_flow import (
     can_flow,
 )
 from sta_kernels.methods.accumulators import nothing
+from sta_kernels.methods.bracket import RUN
 from sta_kernels.methods.conversion import convert
 from sta_kernels.methods.statistics import take_together
 
@@ -92,18 +93,22 @@ class FlowExecutor(Executor):
         """See :meth:`Executor.reduce`."""
         job, count, operands = reading.job, stop - start, reading.operands
         accumulators = [accumulator for _, accumulator in reading.pending]
-        looks_at_leaf = any(accumulator.wanted is not None for accumulator in accumulators)
-        if looks_at_leaf or reading.suspect is not None or not self.flows(job):
+        in_memory = any(accumulator.in_memory for accumulator in accumulators)
+        if in_memory or reading.suspect is not None or not self.flows(job):
             return super().reduce(reading, start, stop, arena)
         recorder = Recorder()
         tile, slice_ = self._slices(job, operands, 0, start, stop, arena)
+        if reading.stride is not None:
+            slice_, tile = RUN, tile.part(start, min(start + RUN, stop))
         sources = [statistic.subject.source(tile.operands()) for statistic, _ in reading.pending]
         settles = take_together(accumulators, sources, recorder, reading.offset + start, count, threads=1)
         with ExitStack() as stack:
             reads = self._reads(stack, tile, operands, start, stop, digested=False)
-            self._run(recorder, count, slice_, job, operands, reads, None, "statistics")
+            self._run(recorder, count, slice_, job, operands, reads, None, "statistics", reading.stride)
         for settle in settles:
             settle()
+        if reading.stride is not None:  # what a sample reads is not worth telling
+            return 0
         return sum(count * job.unit(operand) for operand in operands)
 
     def finish(self, run: JobRun, start: int, stop: int, arena: Arena) -> int:
@@ -167,9 +172,10 @@ class FlowExecutor(Executor):
         reads: Sequence[Channel],
         out: Channel | None,
         stage: str,
+        stride: int | None = None,
     ) -> Report:
         """Make the pass; what computing takes is charged to the stage."""
-        report = recorder.run(count, slice_, reads, out, BLOCK)
+        report = recorder.run(count, slice_, reads, out, BLOCK, stride)
         for each, seconds in zip(("read", "digest", stage, "write"), report.seconds, strict=True):
             self._profile.charge(each, seconds)
         if report.problem not in (FAILED, ENDED):

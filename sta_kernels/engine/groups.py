@@ -57,7 +57,8 @@ class GroupRun:
         self.members = tuple(shared.offsets)
         self._shared = shared
         self._jobs = [jobs[index] for index in self.members]
-        self._rounds = SharedRounds(method, _members(self._jobs), len(self._jobs[0].of_role("model")), shared)
+        members, n_models = _members(self._jobs), len(self._jobs[0].of_role("model"))
+        self._rounds = SharedRounds(method, members, n_models, shared, flows=all(map(flows, self._jobs)))
         self.results = self._rounds.results
         self._reduce = reduce
         self._check = check
@@ -67,16 +68,21 @@ class GroupRun:
         self._start_pass()
 
     def _start_pass(self) -> None:
-        self._tasks = self._all_tasks(tuple(self._rounds.pending.values()))
+        self._tasks = self._all_tasks(tuple(self._rounds.shown.values()), self._rounds.stride)
         self._next = next(self._tasks, None)
 
-    def _all_tasks(self, pending: Sequence[tuple[Statistic, Accumulator]]) -> Iterator[Task]:
+    def _all_tasks(self, pending: Sequence[tuple[Statistic, Accumulator]], stride: int | None) -> Iterator[Task]:
         suspects = [] if self._suspect is None else [self._suspect[0]]
         if not (pending or suspects):
             return
         for index, job, tile_bytes in zip(self.members, self._jobs, self._tile_bytes, strict=True):
             operands = job.reduced_by((*(statistic for statistic, _ in pending), *suspects))
-            reading = Reading(job, operands, pending, self._shared.offsets[index], *suspects)
+            suspect = suspects[0] if suspects else None
+            reading = Reading(job, operands, pending, self._shared.offsets[index], suspect, stride)
+            if stride is not None:
+                if job.size >= stride // 2:  # a run of a smaller one would count for more than it is
+                    yield reading, (0, job.size)
+                continue
             ranges = [(0, job.size)] if suspects else wanted_by((each for _, each in pending), job.size)
             for tile in tiles(ranges, tile_units(job, operands, 0, tile_bytes)):
                 yield reading, tile
@@ -104,7 +110,7 @@ class GroupRun:
         settled = self._rounds.end_of_pass()
         self._suspect = next((each for each in settled if not self._check.may_stand(each[1])), None)
         if self._suspect is not None:
-            self._rounds.pending.clear()
+            self._rounds.give_up()
         self._start_pass()
         return self._next is None
 

@@ -10,12 +10,13 @@ import numpy as np
 
 from sta_kernels.engine.jobs import Job, Operand
 from sta_kernels.engine.memory import PAGE, Arena, Budget
-from sta_kernels.methods.accumulators import Accumulator, RangeAccumulator
+from sta_kernels.methods.accumulators import Accumulator, CutAccumulator, RangeAccumulator
 from sta_kernels.methods.base import Method
+from sta_kernels.methods.bracket import LEAST, BracketAccumulator, shown
 from sta_kernels.methods.run import known_of
+from sta_kernels.methods.statistics import OrderStatistic, Statistic, Summary, TieCut
 from sta_kernels.methods.statistics import Range as RangeStatistic
-from sta_kernels.methods.statistics import Statistic, Summary
-from sta_kernels.methods.subjects import Importance
+from sta_kernels.methods.subjects import Importance, Subject
 
 Range = tuple[int, int]
 
@@ -30,6 +31,7 @@ class Reading:
         pending: statistics that take it in.
         offset: of the segment's first element among all that they are taken over.
         suspect: a statistic that was not finite: this pass is in search of the tensor that makes it so.
+        stride: elements from one run of a sample to the next, where no more than that is read.
     """
 
     job: Job
@@ -37,6 +39,7 @@ class Reading:
     pending: Sequence[tuple[Statistic, Accumulator]]
     offset: int = 0
     suspect: Statistic | None = None
+    stride: int | None = None
 
 
 Reduce = Callable[[Reading, int, int, Arena], int]
@@ -79,7 +82,8 @@ class JobRun:
         self.counts = np.zeros(len(counters), np.int64)
         self.statistics: list[Statistic] = []
         self.results: list[Any] = list(earlier)
-        self.pending: dict[int, Accumulator] = {}
+        self.pending: dict[int, tuple[Statistic, Accumulator]] = {}
+        self._brackets: dict[Subject, BracketAccumulator] = {}
         self.base = next(iter(job.of_role("base")), None)
         self.models = job.of_role("model")
         self._reduce = reduce
@@ -139,20 +143,41 @@ class JobRun:
                 return
             for statistic in declared:
                 known = known_of(statistic, job.summaries)
-                if known is None:
-                    self.pending[len(self.results)] = statistic.accumulator(job.size, job.size)
                 self.statistics.append(statistic)
                 self.results.append(known)
+                if known is None:
+                    self._open(len(self.results) - 1, statistic)
+
+    def _open(self, index: int, statistic: Statistic) -> None:
+        """Have a statistic taken, unless an earlier one tells."""
+        size = self.job.size
+        if self.flows and isinstance(statistic, OrderStatistic) and size >= LEAST:
+            self._brackets[statistic.subject] = bracketed = BracketAccumulator(statistic.k, size)
+            self.pending[index] = (statistic, bracketed)
+            return
+        accumulator = statistic.accumulator(size, size)
+        bracket = self._brackets.get(statistic.subject)
+        if isinstance(statistic, TieCut) and bracket is not None and bracket.result == statistic.value:
+            del self._brackets[statistic.subject]  # which holds keys
+            assert isinstance(accumulator, CutAccumulator)
+            if bracket.seed(accumulator):
+                self.results[index] = accumulator.result
+                return
+        self.pending[index] = (statistic, accumulator)
 
     def _start_pass(self) -> None:
         """Choose operands and tiles: what the statistics want to see, else what remains to be written."""
         job = self.job
         if self.pending:
-            pending = [(self.statistics[i - self.shared], accumulator) for i, accumulator in self.pending.items()]
+            self._shown, stride = shown(self.pending)
+            pending = list(self._shown.values())
             self.operands = job.reduced_by(statistic for statistic, _ in pending)
-            self.reading = Reading(job, self.operands, pending)
-            step = tile_units(job, self.operands, 0, self._flow_bytes)
-            self._tiles = tiles(wanted_by((accumulator for _, accumulator in pending), job.size), step)
+            self.reading = Reading(job, self.operands, pending, stride=stride)
+            if stride is None:
+                step = tile_units(job, self.operands, 0, self._flow_bytes)
+                self._tiles = tiles(wanted_by((accumulator for _, accumulator in pending), job.size), step)
+            else:
+                self._tiles = iter([(0, job.size)])
         else:
             self.operands = list(job.distinct())
             step = job.size if self.whole else tile_units(job, self.operands, job.out_unit, self._flow_bytes)
@@ -181,7 +206,7 @@ class JobRun:
         if not self.pending:
             self.finished = True
             return True
-        for i, accumulator in list(self.pending.items()):
+        for i, (_, accumulator) in self._shown.items():
             if accumulator.end_of_pass():
                 self.results[i] = accumulator.result
                 del self.pending[i]

@@ -30,6 +30,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "sta_evaluate": [_I64, _PTR, _PTR, _PTR],
     "sta_ranges": [_I32, _PTR, _PTR, _PTR, _I32, _PTR, _PTR, _PTR, _PTR],
     "sta_histogram": [_I64, _PTR, _PTR, _I32, _PTR, _U32, _I32, _I32, _PTR, _PTR],
+    "sta_collect": [_I64, _PTR, _PTR, _I32, _PTR, _PTR, _PTR],
     "sta_order_statistic": [_I64, _PTR, _PTR, _I32, _PTR, _I64, _I32, _PTR, _PTR],
     "sta_count_equal": [_I64, _PTR, _PTR, _I32, _PTR, _F32, _PTR, _PTR, _PTR],
     "sta_rank_gate": [_I64, _I64, _PTR, _PTR, _U64, _U64, _I32, _U64, _U32, _U32, _I64, _PTR, _PTR],
@@ -205,6 +206,51 @@ class Formulas:
         records = array("q", words)
         self._kept.append(records)
         self.address = records.buffer_info()[0]
+
+
+class Collector:
+    """Keys of a window that are set aside: order-preserving, as ``bindings/include/sta_core.h`` has them.
+
+    Args:
+        window: least and greatest key.
+        capacity: keys that occur seldom, for which there is room.
+        slots: a power of two: roughly as many keys that occur often.
+    """
+
+    __slots__ = ("_keys", "_table", "_words")
+
+    def __init__(self, window: tuple[int, int], capacity: int, slots: int) -> None:
+        low, high = window
+        self._keys = np.empty(capacity, np.uint32)
+        self._table = np.zeros(slots, np.uint64)
+        start = (high - low) << 32 | low
+        self._words = array("Q", (start, 0, 0, 0, capacity, address_of(self._keys), slots, address_of(self._table)))
+
+    @property
+    def address(self) -> int:
+        """Of its memory."""
+        return self._words.buffer_info()[0]
+
+    @property
+    def below(self) -> int:
+        """Keys below the window."""
+        return self._words[1]
+
+    @property
+    def overflow(self) -> int:
+        """Keys for which there was no room."""
+        return self._words[3]
+
+    @property
+    def seldom(self) -> np.ndarray[Any, Any]:
+        """Keys, uint32, in the order in which they came."""
+        return self._keys[: self._words[2]].copy()
+
+    @property
+    def often(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Other keys, and how often each occurred."""
+        held = self._table[self._table != 0]
+        return (held & np.uint64(0xFFFFFFFF)).astype(np.uint32), (held >> np.uint64(32)).astype(np.int64)
 
 
 def _integers(values: Sequence[int]) -> array[int]:

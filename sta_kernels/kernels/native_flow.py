@@ -27,6 +27,7 @@ _STEPS = (
     "sta_count_equal",
     "sta_first_nonfinite",
     "differs",
+    "sta_collect",
 )
 """By their code in ``bindings/include/sta_core.h``."""
 _WORDS = 15
@@ -173,15 +174,35 @@ class Recorder(NativeBackend):
         self._note("differs", [struct.pack("<q", word) for word in words])
         return found
 
-    def run(self, n: int, slice_: int, reads: Sequence[Channel], out: Channel | None, block: int) -> Report:
-        """Pass over ``n`` elements, ``slice_`` at a time (a multiple of 4,096); ``block``: bytes per digest."""
+    def run(
+        self,
+        n: int,
+        slice_: int,
+        reads: Sequence[Channel],
+        out: Channel | None,
+        block: int,
+        stride: int | None = None,
+    ) -> Report:
+        """Make the pass.
+
+        Args:
+            n: elements of the range.
+            slice_: elements that are held at once.
+            reads: operands.
+            out: result, or None.
+            block: bytes per digest.
+            stride: from one slice to the next, a multiple of 4,096; more than a slice takes a sample. None: a slice.
+        """
         channels = array("q", [word for channel in reads for word in channel.words])
         if out is not None:
             channels.extend(out.words)
         steps = ctypes.create_string_buffer(b"".join(self._steps))
         first = channels.buffer_info()[0]
         last = 0 if out is None else first + 8 * _CHANNEL_WORDS * len(reads)
-        job = array("q", (n, slice_, len(reads), len(self._steps), first, last, ctypes.addressof(steps), block))
+        job = array(
+            "q",
+            (n, slice_, stride or slice_, len(reads), len(self._steps), first, last, ctypes.addressof(steps), block),
+        )
         job.extend((self._isa, self._tile))
         report = array("q", bytes(8 * 9))
         check_status("sta_flow", self._core.sta_flow(job.buffer_info()[0], report.buffer_info()[0]))

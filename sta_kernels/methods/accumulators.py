@@ -27,6 +27,14 @@ class Accumulator(Protocol):
     """Valid once :meth:`end_of_pass` has returned True."""
 
     @property
+    def stride(self) -> int | None:
+        """Elements from one run of a sample to the next, where the next pass is to take one; else None."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the next pass must show tiles as a whole."""
+
+    @property
     def wanted(self) -> tuple[int, int] | None:
         """Elements that the next pass must show; None for all."""
 
@@ -59,6 +67,8 @@ class RangeAccumulator:
     """Minimum and maximum."""
 
     wanted = None
+    stride: int | None = None
+    in_memory = False
 
     def __init__(self) -> None:
         self._minmax = nothing(1)
@@ -100,6 +110,8 @@ class SumAccumulator:
     """
 
     wanted = None
+    stride: int | None = None
+    in_memory = False
 
     def __init__(self, extent: int, settle: Callable[[float, int], float], n_elements: int) -> None:
         self._settle = settle
@@ -133,6 +145,7 @@ class SelectAccumulator:
     """The k-th smallest: a histogram of leading digits a pass."""
 
     wanted = None
+    in_memory = False
 
     def __init__(self, k: int) -> None:
         self._rank = k
@@ -142,6 +155,11 @@ class SelectAccumulator:
         self._counts = np.zeros(1 << _DIGITS[0], np.uint64)
         self._lock = threading.Lock()
         self.result = float("nan")
+
+    @property
+    def stride(self) -> int | None:
+        """See :class:`Accumulator`."""
+        return None
 
     def take(self, backend: Backend, source: Source, offset: int, size: int, *, threads: int) -> Settle:
         """See :class:`Accumulator`."""
@@ -173,7 +191,7 @@ class SelectAccumulator:
         if self._pass < len(_DIGITS):
             self._counts = np.zeros(1 << _DIGITS[self._pass], np.uint64)
             return False
-        self.result = _key_to_float(self._prefix)
+        self.result = key_to_float(self._prefix)
         return True
 
 
@@ -181,6 +199,8 @@ class GreaterAccumulator:
     """Count of what is greater than a value."""
 
     wanted = None
+    stride: int | None = None
+    in_memory = False
 
     def __init__(self, value: float) -> None:
         self._value = value
@@ -211,9 +231,13 @@ class CutAccumulator:
         n_elements: of the segment.
     """
 
+    stride: int | None = None
+
     def __init__(self, value: float, count: int, n_elements: int) -> None:
         self._value = value
+        self.count = count
         self._left = count
+        self._within: tuple[int, int] | None = None
         self._size = n_elements
         self._equal = np.zeros(-(-n_elements // LEAF), np.uint32)
         self._lock = threading.Lock()
@@ -222,10 +246,15 @@ class CutAccumulator:
 
     @property
     def wanted(self) -> tuple[int, int] | None:
-        """The leaf in which the ties end, once it is known."""
+        """The leaf in which the ties end, once it is known; before that, where it lies, if that is."""
         if self._leaf is None:
-            return None
+            return self._within
         return self._leaf * LEAF, min((self._leaf + 1) * LEAF, self._size)
+
+    @property
+    def in_memory(self) -> bool:
+        """Once the leaf is known."""
+        return self._leaf is not None
 
     def take(self, backend: Backend, source: Source, offset: int, size: int, *, threads: int) -> Settle:
         """See :class:`Accumulator`; the leaf itself is looked at in this call."""
@@ -235,15 +264,22 @@ class CutAccumulator:
             if 0 <= start < stop:
                 self.result = _cut_within(backend, source, self._value, self._left, start, stop)
             return done
+        if self._within is not None and not self._within[0] <= offset < self._within[1]:
+            return done
         first = offset // LEAF
         counts = self._equal[first : first + -(-size // LEAF)]
         greater = backend.count_equal(source, self._value, counts=counts, threads=threads)
 
         def settle() -> None:
-            with self._lock:
-                self._left -= int(greater)
+            if self._within is None:
+                with self._lock:
+                    self._left -= int(greater)
 
         return settle
+
+    def look_within(self, start: int, stop: int, ties: int) -> None:
+        """The ties end among the elements [start, stop), of which the first so many ties belong."""
+        self._within, self._left = (start, stop), ties
 
     def end_of_pass(self) -> bool:
         """See :class:`Accumulator`."""
@@ -284,7 +320,7 @@ def _cut_within(backend: Backend, source: Source, value: float, left: int, start
     return offset + start + last + 1
 
 
-def _key_to_float(key: int) -> float:
+def key_to_float(key: int) -> float:
     """Inverse of the order-preserving key: float32 from its 32-bit rank."""
     if key == 0xFFFFFFFF:
         return float("nan")

@@ -15,8 +15,9 @@ from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import LEAF
 from sta_kernels.methods.accumulators import Accumulator
 from sta_kernels.methods.base import Method, Parameter, Place, Settings
+from sta_kernels.methods.bracket import LEAST, BracketAccumulator, shown
 from sta_kernels.methods.selection import Segment
-from sta_kernels.methods.statistics import Statistic
+from sta_kernels.methods.statistics import OrderStatistic, Statistic
 
 _LAYER = re.compile(r"^(.*?\.)?\d+\.")
 Member = tuple[str, Settings, Place]
@@ -108,14 +109,20 @@ class SharedRounds(Generic[_K]):
         members: of the group.
         n_models: number of models.
         shared: the group.
+        flows: whether kernels may be asked for samples of the members.
 
     Attributes:
         pending: statistics that want another pass over the members, by their place among the results; none once all
             rounds are done.
+        shown: those of them that the next pass is for.
+        stride: of the sample that it takes, if it takes one.
         results: of all rounds.
     """
 
-    def __init__(self, method: Method, members: Sequence[Member], n_models: int, shared: Group[_K]) -> None:
+    def __init__(
+        self, method: Method, members: Sequence[Member], n_models: int, shared: Group[_K], *, flows: bool = False
+    ) -> None:
+        self._flows = flows
         self._method = method
         self._members = members
         self._n_models = n_models
@@ -128,19 +135,34 @@ class SharedRounds(Generic[_K]):
     def end_of_pass(self) -> list[tuple[Statistic, Any]]:
         """All members were seen: what is settled by that. The next round begins once all of one is."""
         settled = []
-        for i, (statistic, accumulator) in list(self.pending.items()):
+        for i, (statistic, accumulator) in self.shown.items():
             if accumulator.end_of_pass():
                 self.results[i] = accumulator.result
                 del self.pending[i]
                 settled.append((statistic, accumulator.result))
         if not self.pending:
             self._start()
+        self._show()
         return settled
+
+    def give_up(self) -> None:
+        """Take no further statistics."""
+        self.pending.clear()
+        self._show()
 
     def _start(self) -> None:
         for statistic in shared_round(self._method, self._members, self._n_models, self.results):
-            self.pending[len(self.results)] = (statistic, statistic.accumulator(self._count, self._extent))
+            self.pending[len(self.results)] = (statistic, self._accumulator(statistic))
             self.results.append(None)
+        self._show()
+
+    def _show(self) -> None:
+        self.shown, self.stride = shown(self.pending)
+
+    def _accumulator(self, statistic: Statistic) -> Accumulator:
+        if self._flows and isinstance(statistic, OrderStatistic) and self._count >= LEAST:
+            return BracketAccumulator(statistic.k, self._count)
+        return statistic.accumulator(self._count, self._extent)
 
 
 def differing(

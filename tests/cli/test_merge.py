@@ -135,6 +135,17 @@ def test_options_reach_the_engine(capsys: pytest.CaptureFixture[str]):
     assert [path.name for path in Path("out").glob("*.safetensors")] == ["model.safetensors"]
 
 
+def test_a_profile_goes_to_standard_error(capsys: pytest.CaptureFixture[str]):
+    code, out, err = run(capsys, "merge", "recipe.yaml", "out", "--profile")
+    assert code == 0
+    seconds = {
+        line.split()[0]: float(line.split()[1]) for line in err.splitlines() if line.rstrip().endswith(("%", "*"))
+    }
+    assert {"start-up", "merge"} <= set(seconds)
+    assert "total" in err and "total" not in out
+    assert run(capsys, "merge", "recipe.yaml", "out", "--profile")[2] == ""  # nothing to do
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -29,9 +29,9 @@ namespace {
 
 }  // namespace
 
-const KernelTable STA_TABLE = {STA_ISA_LABEL, kFormulas, kFormulaCount, evaluate,        count_equal, rank_gate,
-                               merge,         weighted_sum, range,      histogram,       collect,     values,
-                               forget,        accumulate,   finish,     first_nonfinite, stream_sum,  stream_read,
-                               digest_units};
+const KernelTable STA_TABLE = {STA_ISA_LABEL,   kFormulas,  kFormulaCount, evaluate,    count_equal,
+                               rank_gate,       merge,      weighted_sum,  range,       histogram,
+                               collect,         values,     forget,        accumulate,  finish,
+                               first_nonfinite, stream_sum, stream_read,   digest_units};
 
 }  // namespace sta

@@ -45,7 +45,8 @@ static int64_t histogram(const Source& source, int64_t begin, int64_t end, int64
   return below;
 }
 
-// Counts the keys below a window, and appends those within it to keys, which has room for end - begin and a vector more.
+// Counts the keys below a window, and appends those within it to keys, which has room for end - begin and a vector
+// more.
 static int64_t collect(const Source& source, int64_t begin, int64_t end, int64_t tile, float* scratch,
                        const Window& window, uint32_t* keys, int64_t* found) {
   const Arena arena(scratch, tile);

@@ -1,0 +1,213 @@
+"""Exact order statistics of what streams by, in one read.
+
+A sample of runs spread over all elements gives a window of keys that very probably holds the k-th smallest. The next
+read counts the keys below the window and sets aside those within it, of which the value is then selected. Where the
+window missed, it is widened once; where it holds too much, the digits are counted as ever (:class:`SelectAccumulator`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sta_kernels.kernels.backend import Backend
+from sta_kernels.kernels.formula import Source
+from sta_kernels.kernels.native_calls import Collector
+from sta_kernels.kernels.reference.environment import ieee_arithmetic
+from sta_kernels.methods.accumulators import (
+    ALL_TIES,
+    Accumulator,
+    CutAccumulator,
+    SelectAccumulator,
+    Settle,
+    key_to_float,
+)
+
+LEAST = 1 << 20
+"""Elements from which on a sample pays."""
+RUN = 512
+"""Neighbouring elements of the sample."""
+_SAMPLE = 1 << 18
+_LARGEST_SAMPLE = 1 << 21
+_DEVIATIONS = 24
+"""Of a rank among as many independent draws. Neighbours are alike, so that there are fewer independent ones."""
+_MOST = 1 << 20
+"""Keys that are set aside."""
+_SLOTS = 1 << 12
+_EVERYTHING = (0, 0xFFFFFFFF)
+_TRIES = 2
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """What a tile has within the window.
+
+    Attributes:
+        start: first element.
+        stop: element after the last.
+        seldom: keys, in any order.
+        often: other keys, that recur.
+        counts: how often those do.
+    """
+
+    start: int
+    stop: int
+    seldom: np.ndarray[Any, Any]
+    often: np.ndarray[Any, Any]
+    counts: np.ndarray[Any, Any]
+
+    def number(self, key: int) -> int:
+        """Occurrences of one key."""
+        return int(np.count_nonzero(self.seldom == key)) + int(self.counts[self.often == key].sum())
+
+    def less(self, key: int) -> int:
+        """Occurrences of smaller keys."""
+        return int(np.count_nonzero(self.seldom < key)) + int(self.counts[self.often < key].sum())
+
+
+def shown(pending: Mapping[int, tuple[Any, Accumulator]]) -> tuple[dict[int, tuple[Any, Accumulator]], int | None]:
+    """Which of some statistics the next pass is for, and its stride: samples are taken before anything else."""
+    strides = [accumulator.stride for _, accumulator in pending.values() if accumulator.stride is not None]
+    if not strides:
+        return dict(pending), None
+    return {i: pair for i, pair in pending.items() if pair[1].stride == strides[0]}, strides[0]
+
+
+class BracketAccumulator(SelectAccumulator):
+    """The k-th smallest of many elements; its backend notes calls, or is native.
+
+    Args:
+        k: rank, from 1.
+        n_elements: of all.
+    """
+
+    def __init__(self, k: int, n_elements: int) -> None:
+        super().__init__(k)
+        self._k, self._n = k, n_elements
+        self._sampled = min(max(n_elements // 64, _SAMPLE), _LARGEST_SAMPLE)
+        self._window: tuple[int, int] | None = None
+        self._sample: list[np.ndarray[Any, Any]] = []
+        self._tries = 0
+        self._counts_digits = False
+        self._start()
+
+    def _start(self) -> None:
+        self._below = self._overflow = 0
+        self._tiles: list[_Tile] = []
+
+    @property
+    def stride(self) -> int | None:
+        """See :class:`Accumulator`."""
+        if self._window is not None or self._counts_digits:
+            return None
+        return max(self._n // (self._sampled // RUN) // 4096, 1) * 4096
+
+    def take(self, backend: Backend, source: Source, offset: int, size: int, *, threads: int) -> Settle:
+        """See :class:`Accumulator`."""
+        if self._counts_digits:
+            return super().take(backend, source, offset, size, threads=threads)
+        if self._window is None:
+            runs = -(-size // (self.stride or 1))
+            collector = Collector(_EVERYTHING, runs * RUN, 0)
+        else:
+            collector = Collector(self._window, min(int(size * self._share() * 2) + 4096, _MOST), _SLOTS)
+        backend.collect(source, collector)  # type: ignore[attr-defined]
+
+        def settle() -> None:
+            if self._window is None:
+                with self._lock:
+                    self._sample.append(collector.seldom)
+                return
+            tile = _Tile(offset, offset + size, collector.seldom, *collector.often)
+            with self._lock:
+                self._below += collector.below
+                self._overflow += collector.overflow
+                self._tiles.append(tile)
+
+        return settle
+
+    def _margin(self, sampled: int) -> float:
+        share = self._k / self._n
+        wide = _DEVIATIONS * 4**self._tries * math.sqrt(sampled * share * (1 - share) + 1)
+        fits = _MOST / self._n * sampled / 3  # on either side; what is left of the room is for chance
+        return max(min(wide, fits), 1.0)
+
+    def _share(self) -> float:
+        """Of all elements, how many the window holds, if no key recurs."""
+        return 2 * self._margin(self._sampled) / self._sampled
+
+    @ieee_arithmetic()
+    def end_of_pass(self) -> bool:
+        """See :class:`Accumulator`."""
+        if self._counts_digits:
+            return super().end_of_pass()
+        if self._window is None:
+            self._place_window()
+            return False
+        rank = self._k - self._below
+        held = sum(len(tile.seldom) + int(tile.counts.sum()) for tile in self._tiles)
+        if not self._overflow and 1 <= rank <= held:
+            self._key = _select(self._tiles, self._window, rank)
+            self.result = key_to_float(self._key)
+            return True
+        self._tries += 1
+        self._counts_digits = bool(self._overflow) or self._tries >= _TRIES
+        self._start()
+        if not self._counts_digits:
+            self._place_window()
+        return False
+
+    def _place_window(self) -> None:
+        sample = np.sort(np.concatenate(self._sample)) if self._sample else np.zeros(0, np.uint32)
+        if not len(sample):
+            self._counts_digits = True
+            return
+        rank, margin = self._k / self._n * len(sample), self._margin(len(sample))
+        low, high = math.floor(rank - margin), math.ceil(rank + margin)
+        self._window = (
+            int(sample[low]) if low >= 0 else 0,
+            int(sample[high]) if high < len(sample) else 0xFFFFFFFF,
+        )
+
+    def seed(self, cut: CutAccumulator) -> bool:
+        """Tell where the ties end that are equal to the result; True where the cut is known by that.
+
+        As far as the tiles know: as a rule, in which of them it lies.
+        """
+        if self._counts_digits:
+            return False
+        below = self._below + sum(tile.less(self._key) for tile in self._tiles)
+        ties = sum(tile.number(self._key) for tile in self._tiles)
+        left = cut.count - (self._n - below - ties)
+        if left <= 0 or left >= ties:
+            cut.result = ALL_TIES if left > 0 else 0
+            return True
+        for tile in sorted(self._tiles, key=lambda tile: tile.start):
+            number = tile.number(self._key)
+            if left <= number:
+                cut.look_within(tile.start, tile.stop, left)
+                break
+            left -= number
+        return False
+
+
+def _select(tiles: Sequence[_Tile], window: tuple[int, int], rank: int) -> int:
+    """The key of a rank among those of all tiles: the window is halved until one is left."""
+    low, high = window
+    seldom = np.concatenate([tile.seldom for tile in tiles])
+    often = np.concatenate([tile.often for tile in tiles])
+    counts = np.concatenate([tile.counts for tile in tiles])
+    while low < high:
+        middle = (low + high) // 2
+        small, few = seldom <= middle, often <= middle
+        number = int(np.count_nonzero(small)) + int(counts[few].sum())
+        if rank <= number:
+            high = middle
+        else:
+            low, rank, small, few = middle + 1, rank - number, ~small, ~few
+        seldom, often, counts = seldom[small], often[few], counts[few]
+    return low
