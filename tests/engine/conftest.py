@@ -90,7 +90,8 @@ def shrink_buffers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def shrink(arena: int, tile: int = 4 << 20) -> None:
         for kind, sizes in memory.SIZES.items():
-            monkeypatch.setitem(memory.SIZES, kind, replace(sizes, arena=arena, tile=tile))
+            smaller = replace(sizes, arena=arena, tile=tile, flow=tile if sizes.flow else 0)
+            monkeypatch.setitem(memory.SIZES, kind, smaller)
 
     return shrink
 

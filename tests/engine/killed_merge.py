@@ -21,7 +21,7 @@ from sta_kernels.checkpoint.writer import ShardWriter  # noqa: E402
 from sta_kernels.engine import journal, memory, merge_checkpoints, verify  # noqa: E402
 
 for kind, sizes in memory.SIZES.items():
-    memory.SIZES[kind] = replace(sizes, tile=150 << 10, arena=160 << 10)
+    memory.SIZES[kind] = replace(sizes, tile=150 << 10, arena=160 << 10, flow=(150 << 10) if sizes.flow else 0)
 
 
 def die_at(owner: Any, name: str, count: int, *, after: bool) -> None:
