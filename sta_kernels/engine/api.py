@@ -289,14 +289,14 @@ class _Merge:
         return manifest
 
     def _work_on(self, activities: Iterable[Activity], stage: str, total: int) -> None:
-        """Have the workers do them, and note how long they had nothing to do."""
+        """Have the workers do them, and note what lies between what they note."""
         budget, profile = self._plan.budget, self._profile
         profile.threads, before = budget.threads, sum(profile.seconds[each] for each in BY_WORKERS)
         begin = time.perf_counter()
         arena = partial(self._kernels.arena, budget.arena)
         run_activities(activities, budget.threads, arena, self._tick(stage, total))
         available = (time.perf_counter() - begin) * budget.threads
-        profile.charge("wait", available - (sum(profile.seconds[each] for each in BY_WORKERS) - before))
+        profile.charge("between", available - (sum(profile.seconds[each] for each in BY_WORKERS) - before))
 
     def _complete(self, digests: InputDigests | Shards) -> None:
         """Read again what did not pass in one piece."""

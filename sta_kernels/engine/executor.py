@@ -31,6 +31,8 @@ from sta_kernels.methods.run import Piece, reduce_pieces
 from sta_kernels.methods.statistics import Range, Statistic, update_together
 from sta_kernels.methods.subjects import Importance, overflow_advice
 
+_IN_CACHE = 1 << 20
+"""Bytes that are read at a time, to be digested before they leave a core's cache."""
 _COMPARED = 1 << 18
 """Bytes that are compared at a time, so that what the comparison allocates stays small."""
 
@@ -137,12 +139,14 @@ class Executor:
             view, address = arena.take(tile.job.bytes_of(operand, tile.stop - tile.start))
             offset = 0 if operand.shape is not None else (tile.job.start + tile.start) * tile.job.unit(operand)
             checkpoint = self._inputs.checkpoints[operand.input]
-            with self._profile.timing("read"):
-                checkpoint.read_into(operand.name, offset, view)
             entry = checkpoint.find(operand.name)
-            if final and entry is not None:
-                with self._profile.timing("digest"):
-                    self._digests.add(entry, offset, view)
+            for start in range(0, len(view), _IN_CACHE):
+                part = view[start : start + _IN_CACHE]
+                with self._profile.timing("read"):
+                    checkpoint.read_into(operand.name, offset + start, part)
+                if final and entry is not None:
+                    with self._profile.timing("digest"):
+                        self._digests.add(entry, offset + start, part)
             tile.put(operand, view, address)
 
     def _operands(self, tile: Tile, arena: Arena) -> Operands:

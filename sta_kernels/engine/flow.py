@@ -17,6 +17,7 @@ from sta_kernels.checkpoint.entry import KERNEL_DTYPES
 from sta_kernels.checkpoint.positioned import ended_early, read_failed, write_failed
 from sta_kernels.checkpoint.source import SafetensorsSource
 from sta_kernels.engine.executor import Executor
+from sta_kernels.engine.flowing import flows
 from sta_kernels.engine.jobs import Job, Operand
 from sta_kernels.engine.memory import Arena
 from sta_kernels.engine.runs import JobRun, Reading, tile_units
@@ -77,17 +78,14 @@ class FlowExecutor(Executor):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._worker = threading.local()
+        self._flowing: dict[int, bool] = {}
 
     def flows(self, job: Job) -> bool:
-        """Whether a job's tiles need not be in memory as a whole."""
-        if job.action not in ("merge", "copy", "convert") or job.masks or job.whole(self._method):
-            return False
-        if job.action == "convert" and job.dtype == "F16":  # whether values overflow is told from whole tiles
-            return False
-        return all(
-            operand.shape is None and self._inputs.checkpoints[operand.input].flat(operand.name) is not None
-            for operand in job.distinct()
-        )
+        """See :func:`sta_kernels.engine.flowing.flows`."""
+        known = self._flowing.get(id(job))  # jobs are the plan's, and outlive this
+        if known is None:
+            known = self._flowing[id(job)] = flows(job, self._method, self._inputs)
+        return known
 
     def reduce(self, reading: Reading, start: int, stop: int, arena: Arena) -> int:
         """See :meth:`Executor.reduce`."""
@@ -103,7 +101,7 @@ class FlowExecutor(Executor):
         sources = [statistic.subject.source(tile.operands()) for statistic, _ in reading.pending]
         settles = take_together(accumulators, sources, recorder, reading.offset + start, count, threads=1)
         with ExitStack() as stack:
-            reads = self._reads(stack, tile, operands, start, stop, digested=False)
+            _, reads = self._reads(stack, tile, operands, start, stop, digested=False)
             self._run(recorder, count, slice_, job, operands, reads, None, "statistics", reading.stride)
         for settle in settles:
             settle()
@@ -118,19 +116,18 @@ class FlowExecutor(Executor):
         job, count, operands = run.job, stop - start, run.operands
         recorder = Recorder()
         noted = self._note(run, start, stop, arena, recorder)
-        out_range = (job.offset + start * job.out_unit, job.offset + stop * job.out_unit)
+        first, last = (job.offset + unit * job.out_unit for unit in (start, stop))
         with ExitStack() as stack:
-            reads = self._reads(stack, noted.tile, operands, start, stop, digested=True)
+            files, reads = self._reads(stack, noted.tile, operands, start, stop, digested=True)
             fd, digest = self._shards.descriptor(job.shard), self._digest_of(job.shard)
-            out = Channel(fd, *out_range, job.out_unit, noted.out, digest, BLOCK)
+            out = Channel(fd, first, last, job.out_unit, noted.out, digest, BLOCK)
             report = self._run(recorder, count, noted.slice, job, operands, reads, out, "merge")
             if report.problem == NONFINITE:
                 self._refuse(report, noted, run)
         with self._profile.timing("digest"):
-            for operand, channel in zip(operands, reads, strict=True):
-                source, first, last = self._range(job, operand, start, stop)
-                self._digests.passed(source.file, first, last, *channel.digests)
-            self._shards.passed(job.shard, *out_range, *out.digests)
+            for file, channel in zip(files, reads, strict=True):
+                self._digests.passed(file, channel.start, channel.stop, *channel.digests)
+            self._shards.passed(job.shard, out.start, out.stop, *out.digests)
         for model, differs in noted.differs.items():
             if differs:
                 self._note_difference(model)
@@ -152,15 +149,16 @@ class FlowExecutor(Executor):
 
     def _reads(
         self, stack: ExitStack, tile: Tile, operands: Iterable[Operand], start: int, stop: int, *, digested: bool
-    ) -> list[Channel]:
+    ) -> tuple[list[Path], list[Channel]]:
         """Where the operands of a tile are read from."""
-        reads = []
+        files, reads = [], []
         for operand in operands:
             source, first, last = self._range(tile.job, operand, start, stop)
             fd = stack.enter_context(source.descriptor())
             digest = self._digest_of(source.file) if digested else None
             reads.append(Channel(fd, first, last, tile.job.unit(operand), tile.address(operand), digest, BLOCK))
-        return reads
+            files.append(source.file)
+        return files, reads
 
     def _run(
         self,

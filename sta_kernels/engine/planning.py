@@ -10,12 +10,14 @@ from sta_kernels.checkpoint import TensorEntry, plan_shards
 from sta_kernels.engine import notes
 from sta_kernels.engine.config_edit import Edits
 from sta_kernels.engine.devices import Placement
+from sta_kernels.engine.flowing import flows, read_whole
 from sta_kernels.engine.groups import plan_groups
 from sta_kernels.engine.inputs import Inputs
 from sta_kernels.engine.jobs import Job, Operand, Plan
 from sta_kernels.engine.memory import Budget
 from sta_kernels.engine.regions import Region, regions
 from sta_kernels.errors import InputError
+from sta_kernels.kernels.native_flow import can_flow
 from sta_kernels.methods.base import Method, Place, Settings
 from sta_kernels.methods.groups import places
 from sta_kernels.methods.selection import (
@@ -108,7 +110,12 @@ def make_plan(
     for job in placed:
         check_tile(job, budget)
     shared = sum(statistics_bytes(job, method, ("block", "model")) for job in placed)
-    alone = sum(statistics_bytes(job, method, ("segment",)) for job in needing if job.memory(job.size) > budget.whole)
+    native = placement.kind == "native" and can_flow()
+    alone = sum(
+        statistics_bytes(job, method, ("segment",))
+        for job in needing
+        if not read_whole(job, method, budget, flowing=native and flows(job, method, inputs))
+    )
     tiers = {statistic.tier for statistic in declared}
     edits = Edits.of(recipe, inputs, tokenizer=copy_tokenizer, card=write_model_card)
     side_files = [file for file in inputs.checkpoints[inputs.template].side_files() if edits.keeps(file)]

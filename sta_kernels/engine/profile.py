@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-STAGES = ("start-up", "read", "digest", "statistics", "merge", "write", "wait", "sync", "publish")
-"""In the order in which they are told: from the start of the process to the plan; what workers do, and when they have
-nothing to do; writing what the system has kept back; files of their own, and final names."""
-BY_WORKERS = ("read", "digest", "statistics", "merge", "write", "wait")
+STAGES = ("start-up", "read", "digest", "statistics", "merge", "write", "between", "sync", "publish")
+"""In the order in which they are told: from the start of the process to the plan; what workers do, and what lies
+between, which is preparing tiles and waiting for one another; writing what the system has kept back; small files, and
+final names."""
+BY_WORKERS = ("read", "digest", "statistics", "merge", "write", "between")
 
 
 def process_age() -> float:

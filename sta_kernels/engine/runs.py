@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sta_kernels.engine.flowing import read_whole
 from sta_kernels.engine.jobs import Job, Operand
 from sta_kernels.engine.memory import PAGE, Arena, Budget
 from sta_kernels.methods.accumulators import Accumulator, CutAccumulator, RangeAccumulator
@@ -93,7 +94,7 @@ class JobRun:
         self._flow_bytes = budget.flow if flows else self._tile_bytes
         self._method = method
         self.shared = len(self.results)
-        self.whole = job.whole(method) or (job.memory(job.size) <= budget.whole and job.streamed(method))
+        self.whole = read_whole(job, method, budget, flowing=flows)
         self._remaining = self._what_remains(list(done))
         self.finished = not self._remaining
         if not (self.whole or self.finished):

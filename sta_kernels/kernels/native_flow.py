@@ -75,11 +75,12 @@ class Channel:
         block: bytes per digest.
     """
 
-    __slots__ = ("_digest", "_rows", "words")
+    __slots__ = ("_digest", "_rows", "start", "stop", "words")
 
     def __init__(
         self, fd: int, start: int, stop: int, unit: int, address: int, digest: DigestState | None, block: int
     ) -> None:
+        self.start, self.stop = start, stop
         self._digest = digest
         self._rows = bytearray(16 * (stop // block - start // block)) if digest is not None else bytearray()
         rows = ctypes.addressof(ctypes.c_char.from_buffer(self._rows)) if self._rows else 0

@@ -27,11 +27,11 @@ from sta_kernels.methods.accumulators import (
     key_to_float,
 )
 
-LEAST = 1 << 20
+LEAST = 1 << 18
 """Elements from which on a sample pays."""
 RUN = 512
 """Neighbouring elements of the sample."""
-_SAMPLE = 1 << 18
+_SAMPLE = 1 << 15
 _LARGEST_SAMPLE = 1 << 21
 _DEVIATIONS = 24
 """Of a rank among as many independent draws. Neighbours are alike, so that there are fewer independent ones."""

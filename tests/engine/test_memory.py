@@ -72,7 +72,7 @@ def test_bound_and_bits(large: dict[str, Any], tmp_path: Path) -> None:
         highest, digest = measured(large, tmp_path / limit, limit)
         assert highest < parse_size(limit, "limit")
         digests.add(digest)
-    assert highest > 58_000_000  # given room, the segment was held whole, and in memory that counts
+    assert highest < 58_000_000  # what flows takes no more where there is room: the segment alone is larger
     assert len(digests) == 1
 
 

@@ -6,11 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from concurrent.futures import as_completed
+from dataclasses import dataclass
 
 from sta_kernels.kernels.triton.audit.cases import covering, every_case
 from sta_kernels.kernels.triton.audit.checks import RULES
 from sta_kernels.kernels.triton.audit.compile import Report, auditing
-from sta_kernels.kernels.triton.audit.table import LEGEND, table
+from sta_kernels.kernels.triton.audit.table import LEGEND, aligned, row
 from sta_kernels.kernels.triton.audit.targets import AUDITED, TARGETS
 
 _KNOWN = ", ".join(TARGETS)
@@ -44,17 +45,39 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def verdict(reports: Sequence[Report]) -> tuple[list[str], bool]:
+@dataclass(frozen=True)
+class Line:
+    """What is kept of a report: its line in the table, and what breaks a rule.
+
+    Attributes:
+        arch: that it was compiled for.
+        cells: of the table.
+        faults: with the names of the rules.
+    """
+
+    arch: str
+    cells: tuple[str, ...]
+    faults: tuple[str, ...]
+
+    @classmethod
+    def of(cls, report: Report) -> Line:
+        """The line of a report; no fault where the rules are not held against the architecture."""
+        rules = RULES if report.arch in AUDITED else ()
+        faults = tuple(f"{rule.__name__}: {fault}" for rule in rules for fault in rule(report))
+        return cls(report.arch, row(report), faults)
+
+
+def verdict(lines: Sequence[Line]) -> tuple[list[str], bool]:
     """What is to be said after the table, and whether no rule is broken."""
-    held = [report for report in reports if report.arch in AUDITED]
-    faults = [f"{rule.__name__}: {fault}" for report in held for rule in RULES for fault in rule(report)]
-    shown = dict.fromkeys(report.arch for report in reports if report.arch not in AUDITED)
-    lines = [f"{', '.join(shown)}: compiled and shown; the rules are not held against it"] if shown else []
+    held = [line for line in lines if line.arch in AUDITED]
+    faults = [fault for line in held for fault in line.faults]
+    shown = dict.fromkeys(line.arch for line in lines if line.arch not in AUDITED)
+    said = [f"{', '.join(shown)}: compiled and shown; the rules are not held against it"] if shown else []
     if faults:
-        return [*lines, *faults, f"rules are broken: {len(faults)} faults"], False
+        return [*said, *faults, f"rules are broken: {len(faults)} faults"], False
     if held:
-        lines.append(f"all rules hold: {len(held)} kernels, {', '.join(dict.fromkeys(one.arch for one in held))}")
-    return lines, True
+        said.append(f"all rules hold: {len(held)} kernels, {', '.join(dict.fromkeys(one.arch for one in held))}")
+    return said, True
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,13 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     archs = dict.fromkeys(arguments.arch or TARGETS)
     pairs = [(case, arch) for case in every_case() for arch in archs] if arguments.all else covering(archs)
-    with auditing(pairs) as audited:
+    with auditing(pairs, Line.of) as audited:
         for done in tqdm(as_completed(audited.values()), "compiling", len(pairs), unit="kernel", file=sys.stderr):
             done.result()
-        reports = [audited[pair].result() for pair in pairs]
-    print(table(reports))
-    lines, good = verdict(reports)
-    print("", LEGEND, "", *lines, sep="\n")
+        lines = [audited[pair].result() for pair in pairs]
+    print(aligned(line.cells for line in lines))
+    said, good = verdict(lines)
+    print("", LEGEND, "", *said, sep="\n")
     return 0 if good else 1
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import triton
 from triton import knobs
@@ -68,24 +70,49 @@ class Report:
         return self.listing.kernel
 
 
-def build(launched: Launched, arch: str, **options: Any) -> Any:
+def build(launched: Launched, arch: str, ttir: str | None = None, **options: Any) -> Any:
     """Compile with the launch's own compiler options, but for those given.
 
     Nothing is taken from a cache and nothing left in one, so that what is read is what the sources say now.
+
+    Args:
+        launched: the kernel with its arguments.
+        arch: a key of :data:`~sta_kernels.kernels.triton.audit.targets.TARGETS`.
+        ttir: what Triton made of the sources for another architecture of the same vendor, whose intermediate code does
+            not differ yet; None makes it anew.
+        options: of the compiler.
     """
     with tempfile.TemporaryDirectory() as folder, knobs.cache.scope():
         knobs.cache.dir = folder
-        return triton.compile(source_of(launched), target=TARGETS[arch], options={**launched.options, **options})
+        source: Any = source_of(launched) if ttir is None else str(Path(folder) / "kernel.ttir")
+        if ttir is not None:
+            Path(source).write_text(ttir, encoding="utf-8")
+        return triton.compile(source, target=TARGETS[arch], options={**launched.options, **options})
 
 
 def audit(case: Case, arch: str) -> Report:
     """Compile a case for an architecture and read its machine code."""
-    return inspect(case, FAMILIES[case.op](case), arch)
+    (report,) = audit_each(case, [arch])
+    return report
+
+
+def audit_each(case: Case, archs: Sequence[str]) -> Iterator[Report]:
+    """Like :func:`audit`, for several architectures: those of one vendor share what Triton makes of the sources."""
+    binding = FAMILIES[case.op](case)
+    shared: dict[str, str] = {}
+    for arch in archs:
+        vendor = TARGETS[arch].backend
+        compiled = build(binding.launched, arch, shared.get(vendor))
+        shared.setdefault(vendor, compiled.asm["ttir"])
+        yield _read(case, binding, arch, compiled)
 
 
 def inspect(case: Case, binding: Binding, arch: str, **options: Any) -> Report:
     """Like :func:`audit`, of a binding and with compiler options of the caller's."""
-    compiled = build(binding.launched, arch, **options)
+    return _read(case, binding, arch, build(binding.launched, arch, **options))
+
+
+def _read(case: Case, binding: Binding, arch: str, compiled: Any) -> Report:
     listing = None
     if TARGETS[arch].backend == "cuda":
         listing = disassemble(compiled.asm["cubin"], compiled.asm["ptx"])
@@ -114,13 +141,48 @@ def inspect(case: Case, binding: Binding, arch: str, **options: Any) -> Report:
 Pair = tuple[Case, str]
 """A case and an architecture."""
 
+T = TypeVar("T")
+
+
+def whole(report: Report) -> Report:
+    """A report as it is, with all of its machine code."""
+    return report
+
 
 @contextlib.contextmanager
-def auditing(pairs: Iterable[Pair]) -> Iterator[dict[Pair, Future[Report]]]:
-    """Reports to come, from one process per processor: Triton's settings there do not touch those here."""
+def auditing(pairs: Iterable[Pair], read: Callable[[Report], T] = whole) -> Iterator[dict[Pair, Future[T]]]:
+    """What is read of reports to come, from one process per processor: Triton's settings there do not touch those here.
+
+    Args:
+        pairs: what to compile; architectures of one case are compiled one after the other.
+        read: takes what is wanted from a report, there; of thousands, reports do not fit the memory.
+    """
+    found: dict[Pair, Future[T]] = {pair: Future() for pair in pairs}
+    cases: dict[Case, list[str]] = {}
+    for case, arch in found:
+        cases.setdefault(case, []).append(arch)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
         try:
-            yield {pair: pool.submit(audit, *pair) for pair in pairs}
+            for case, archs in cases.items():
+                there = pool.submit(_audited, case, archs, read)
+                there.add_done_callback(functools.partial(_hand_out, [found[case, arch] for arch in archs]))
+            yield found
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _audited(case: Case, archs: Sequence[str], read: Callable[[Report], T]) -> list[T]:
+    return [read(report) for report in audit_each(case, archs)]
+
+
+def _hand_out(parts: Sequence[Future[T]], done: Future[list[T]]) -> None:
+    if done.cancelled():
+        for part in parts:
+            part.cancel()
+    elif error := done.exception():
+        for part in parts:
+            part.set_exception(error)
+    else:
+        for part, result in zip(parts, done.result(), strict=True):
+            part.set_result(result)

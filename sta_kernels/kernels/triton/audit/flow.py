@@ -19,9 +19,12 @@ _MEMORY = {"LDG", "LDS", "LDL", "LDC", "LDSM", "LD", "STG", "STS", "STL", "ST", 
 _OWN = re.compile(r"SR_TID|SR_LANEID|SR_(EQ|LT|LE|GT|GE)MASK")
 _ADDITIONS = {"IADD", "IADD3", "UIADD3", "VIADD"}
 _INCREMENT = re.compile(r"^(U?R\d+), (?:U?P\d, )?\1, (0x[0-9a-f]+)(?:, U?RZ)?$")
+# Answers that are kept: for more kernels than the covering set has, for fewer than would fill the memory.
+_MOST_REPORTS = 128
+_MOST_INSTRUCTIONS = 1 << 15
 
 
-@functools.cache
+@functools.lru_cache(_MOST_INSTRUCTIONS)
 def registers(instruction: Instruction) -> tuple[frozenset[str], frozenset[str]]:
     """Registers and predicates that an instruction reads, and those that it writes."""
     operands = instruction.operands.split(", ")
@@ -53,7 +56,6 @@ def _tokens(operand: str, width: int) -> set[str]:
     return found
 
 
-@functools.cache
 def own_addresses(function: Function) -> frozenset[int]:
     """Addresses of memory accesses at which threads differ: where thread numbers, or loads by them, flow."""
     entering: list[set[str]] = [set() for _ in function.blocks]
@@ -116,7 +118,7 @@ class MainLoop:
         return sum(access.width for access in self.accesses if access.name == "STG") / self.elements
 
 
-@functools.cache
+@functools.lru_cache(_MOST_REPORTS)
 def main_loop(report: Report) -> MainLoop:
     """Find the loop that moves most bytes without a mask; all of a kernel that has no loop."""
     function = report.kernel

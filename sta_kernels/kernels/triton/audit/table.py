@@ -27,10 +27,11 @@ docs/gpu-audit.md has the rules, the model, and why some shares are low."""
 
 def rows(reports: Iterable[Report]) -> list[tuple[str, ...]]:
     """Cells of each report, in the order of the columns."""
-    return [_row(report) for report in reports]
+    return [row(report) for report in reports]
 
 
-def _row(report: Report) -> tuple[str, ...]:
+def row(report: Report) -> tuple[str, ...]:
+    """Cells of one report."""
     case = report.case
     variant = "".join(f" {name}" if value is True else f" {value}" for name, value in case.variant)
     least = report.read + report.written
@@ -54,11 +55,16 @@ def _row(report: Report) -> tuple[str, ...]:
 
 def table(reports: Iterable[Report]) -> str:
     """The table as text, with aligned columns."""
-    cells = [(*_COLUMNS, _LAST), *rows(reports)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(_COLUMNS))]
+    return aligned(rows(reports))
+
+
+def aligned(rows: Iterable[tuple[str, ...]]) -> str:
+    """The table of these rows."""
+    cells = [(*_COLUMNS, _LAST), *rows]
+    widths = [max(len(one[column]) for one in cells) for column in range(len(_COLUMNS))]
     lines = []
-    for row in cells:
-        left = (row[column].ljust(widths[column]) for column in (0, 1, 2))
-        right = (row[column].rjust(widths[column]) for column in range(3, len(_COLUMNS)))
-        lines.append(" ".join((*left, *right, row[-1])).rstrip())
+    for one in cells:
+        left = (one[column].ljust(widths[column]) for column in (0, 1, 2))
+        right = (one[column].rjust(widths[column]) for column in range(3, len(_COLUMNS)))
+        lines.append(" ".join((*left, *right, one[-1])).rstrip())
     return "\n".join(lines)

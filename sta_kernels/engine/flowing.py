@@ -1,0 +1,32 @@
+"""Which jobs flow through the native core slice by slice, and which are held in memory."""
+
+from __future__ import annotations
+
+from sta_kernels.engine.inputs import Inputs
+from sta_kernels.engine.jobs import Job
+from sta_kernels.engine.memory import Budget
+from sta_kernels.methods.base import Method
+
+MOST_AT_ONCE = 4 << 20
+"""Bytes of a segment that is held as a whole although it could flow: a larger one is read again for its merge, from the
+page cache as a rule, and in slices that fit a core's own cache."""
+
+
+def flows(job: Job, method: Method, inputs: Inputs) -> bool:
+    """Whether a job's tiles need not be in memory as a whole: elementwise, from plain files."""
+    if job.action not in ("merge", "copy", "convert") or job.masks or job.whole(method):
+        return False
+    if job.action == "convert" and job.dtype == "F16":  # whether values overflow is told from whole tiles
+        return False
+    return all(
+        operand.shape is None and inputs.checkpoints[operand.input].flat(operand.name) is not None
+        for operand in job.distinct()
+    )
+
+
+def read_whole(job: Job, method: Method, budget: Budget, *, flowing: bool) -> bool:
+    """Whether a job's segment is held as a whole, so that its statistics cost no further read."""
+    if job.whole(method):
+        return True
+    most = min(budget.whole, MOST_AT_ONCE) if flowing else budget.whole
+    return job.memory(job.size) <= most and job.streamed(method)
