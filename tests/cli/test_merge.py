@@ -138,8 +138,9 @@ def test_options_reach_the_engine(capsys: pytest.CaptureFixture[str]):
 def test_a_profile_goes_to_standard_error(capsys: pytest.CaptureFixture[str]):
     code, out, err = run(capsys, "merge", "recipe.yaml", "out", "--profile")
     assert code == 0
-    assert [line.split()[0] for line in err.splitlines() if line][0] == "start-up"
-    assert "total" in err and "total" not in out
+    assert next(line.split()[0] for line in err.splitlines() if line) == "start-up"
+    assert "total" in err
+    assert "total" not in out
     assert run(capsys, "merge", "recipe.yaml", "out", "--profile")[2] == ""  # nothing to do
 
 
