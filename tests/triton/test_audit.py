@@ -11,8 +11,8 @@ pytest.importorskip("triton")
 
 from sta_kernels.kernels.triton.audit.cases import COVERING, covering, every_case
 from sta_kernels.kernels.triton.audit.checks import broken
-from sta_kernels.kernels.triton.audit.compile import Pair, Report, audit, auditing
-from sta_kernels.kernels.triton.audit.families import Case
+from sta_kernels.kernels.triton.audit.compile import Pair, Report, audit, auditing, build
+from sta_kernels.kernels.triton.audit.families import FAMILIES, Case
 from sta_kernels.kernels.triton.audit.flow import main_loop
 from sta_kernels.kernels.triton.audit.model import LABEL
 from sta_kernels.kernels.triton.audit.table import table
@@ -49,17 +49,18 @@ def test_the_table_names_what_is_modelled(audited) -> None:
 
 
 @pytest.fixture(scope="module")
-def all_audited(request: pytest.FixtureRequest) -> Iterator[dict[Pair, Future[Report]]]:
-    """Reports to come of the cases that were selected: with ``-k``, a few of the thousands."""
+def all_audited(request: pytest.FixtureRequest) -> Iterator[dict[Pair, Future[list[str]]]]:
+    """What breaks the rules in the cases that were selected: with ``-k``, a few of the thousands."""
     selected = [item for item in request.session.items if "all_audited" in getattr(item, "fixturenames", ())]
-    with auditing((item.callspec.params["case"], item.callspec.params["arch"]) for item in selected) as reports:
-        yield reports
+    pairs = [(item.callspec.params["case"], item.callspec.params["arch"]) for item in selected]
+    with auditing(pairs, broken) as faults:
+        yield faults
 
 
 @pytest.mark.audit
 @pytest.mark.parametrize(("case", "arch"), [(case, arch) for case in every_case() for arch in AUDITED], ids=str)
 def test_the_rules_hold_for_all_that_launches_choose(all_audited, case: Case, arch: str) -> None:
-    faults = broken(all_audited.pop((case, arch)).result())
+    faults = all_audited[case, arch].result()
     assert not faults, "\n".join(faults)
 
 
@@ -67,3 +68,25 @@ def test_what_is_audited_is_what_is_compiled_now() -> None:
     """Two compilations share nothing through a cache: the report comes from the sources as they are."""
     case = Case("taylor_accumulate")
     assert audit(case, "sm_90") == audit(case, "sm_90")
+
+
+@pytest.mark.parametrize("case", [Case("sta_merge", n=3), Case("gates")], ids=str)
+def test_what_architectures_share_changes_no_byte(case: Case) -> None:
+    """Triton's intermediate code of one architecture becomes the other's machine code as the sources would."""
+    launched = FAMILIES[case.op](case).launched
+    first, alone = build(launched, "sm_80"), build(launched, "sm_90")
+    shared = build(launched, "sm_90", first.asm["ttir"])
+    assert shared.asm["cubin"] == alone.asm["cubin"]
+    assert shared.asm["ptx"] == alone.asm["ptx"]
+
+
+def test_an_error_in_a_process_is_that_of_each_architecture() -> None:
+    case = Case("taylor_accumulate", variant=(("nonsense", 1),))
+    with auditing([(case, arch) for arch in AUDITED], _fail) as faults:
+        for future in faults.values():
+            with pytest.raises(ValueError, match="planted"):
+                future.result()
+
+
+def _fail(report: Report) -> list[str]:
+    raise ValueError(f"planted: {report}")

@@ -36,7 +36,8 @@ def test_progress_table_legend_and_verdict(monkeypatch, capsys) -> None:
 
 def test_what_is_broken_is_said_last(audited) -> None:
     report = audited[COVERING[1], "sm_90"].result()
-    lines, good = command.verdict([report, dataclasses.replace(report, read=report.read - 4)])
+    broken = dataclasses.replace(report, read=report.read - 4)
+    lines, good = command.verdict([command.Line.of(report), command.Line.of(broken)])
     assert not good
     assert [line.partition(":")[0] for line in lines] == ["least_bytes", "rules are broken"]
 
