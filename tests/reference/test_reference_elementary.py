@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sta_kernels.kernels.reference.elementary import exp_exact, tanh_exact
+from sta_kernels.kernels.reference.elementary import exp_exact, tanh_exact, tanh_unit_exact
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
 
 MANTISSAS = np.unique(np.concatenate((np.random.default_rng(0).integers(0, 1 << 23, 2000), [0, 1, (1 << 23) - 1])))
@@ -40,6 +40,17 @@ def test_tanh_on_every_exponent(sign):
         found = tanh_exact(x)
         assert ulps(found, np.tanh(x.astype(np.float64))).max() <= 2
         assert np.array_equal(np.signbit(found), np.signbit(x))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@ieee_arithmetic()
+def test_tanh_of_the_unit_interval_on_every_exponent(sign):
+    for exponent in range(0, 128):
+        x = floats_of_exponent(exponent) * np.float32(sign)
+        x = x[np.abs(x) <= 1]
+        found = tanh_unit_exact(x)
+        assert ulps(found, np.tanh(x.astype(np.float64))).max() <= 2
+        assert np.array_equal(np.signbit(found), np.signbit(x) & (x != 0))
 
 
 def test_where_tanh_changes_its_formula():

@@ -11,6 +11,9 @@ STA_INLINE V::F horner(V::F x, const float (&coefficients)[N]) {
 constexpr float kExp[] = {1.98910798e-4f, 1.39337312e-3f, 8.33331048e-3f, 4.16664630e-2f, 1.66666672e-1f, 0.5f};
 constexpr float kTanh[] = {-6.09464152e-3f, 2.09957547e-2f, -5.38506098e-2f, 1.33327678e-1f, -3.33333284e-1f};
 
+constexpr float kTanhUnit[] = {-4.20695491e-4f, 2.51045940e-3f, -8.21892172e-3f, 2.16601156e-2f,
+                               -5.39347902e-2f, 1.33331284e-1f, -3.33333313e-1f};
+
 // For x up to 88; what is below -87 counts as it.
 STA_INLINE V::F exp_exact(V::F x) {
   const V::F rounder = V::set(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
@@ -34,4 +37,10 @@ STA_INLINE V::F tanh_exact(V::F x) {
     value = V::select(small, value, V::select(V::ge(size, V::set(9.1f)), one, large));
   }
   return V::from_bits(V::ior(V::bits(value), V::iand(V::bits(x), V::iset(0x80000000u))));
+}
+
+// For x in [-1, 1].
+STA_INLINE V::F tanh_unit_exact(V::F x) {
+  const V::F square = V::mul(x, x);
+  return V::add(x, V::mul(x, V::mul(square, horner(square, kTanhUnit))));
 }

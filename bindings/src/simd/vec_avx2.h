@@ -53,6 +53,7 @@ struct V {
   STA_INLINE I bits(F a) { return _mm256_castps_si256(a); }
   STA_INLINE F from_bits(I a) { return _mm256_castsi256_ps(a); }
   STA_INLINE I iset(uint32_t a) { return _mm256_set1_epi32(static_cast<int>(a)); }
+  STA_INLINE I places() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }  // of the lanes
   STA_INLINE I iload(const void* p) { return _mm256_loadu_si256(static_cast<const I*>(p)); }
   STA_INLINE void istore(void* p, I a) { _mm256_storeu_si256(static_cast<I*>(p), a); }
   STA_INLINE I iadd(I a, I b) { return _mm256_add_epi32(a, b); }
@@ -77,7 +78,7 @@ struct V {
   STA_INLINE I srl47(I a) { return _mm256_srli_epi64(a, 47); }
   STA_INLINE I sll32(I a) { return _mm256_slli_epi64(a, 32); }
   STA_INLINE I swap64(I a) { return _mm256_shuffle_epi32(a, 0x4e); }  // adjacent lanes
-  STA_INLINE I mul_low(I a, I b) { return _mm256_mul_epu32(a, b); }  // low halves to 64 bits
+  STA_INLINE I mul_low(I a, I b) { return _mm256_mul_epu32(a, b); }   // low halves to 64 bits
   STA_INLINE I join_low(I a, I b) { return _mm256_blend_epi32(a, _mm256_slli_epi64(b, 32), 0xaa); }  // low halves
   STA_INLINE I unpack_low(I a, I b) { return _mm256_unpacklo_epi64(a, b); }
   STA_INLINE I unpack_high(I a, I b) { return _mm256_unpackhi_epi64(a, b); }

@@ -50,6 +50,9 @@ struct V {
   STA_INLINE I bits(F a) { return _mm512_castps_si512(a); }
   STA_INLINE F from_bits(I a) { return _mm512_castsi512_ps(a); }
   STA_INLINE I iset(uint32_t a) { return _mm512_set1_epi32(static_cast<int>(a)); }
+  STA_INLINE I places() {
+    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  }  // of the lanes
   STA_INLINE I iload(const void* p) { return _mm512_loadu_si512(p); }
   STA_INLINE void istore(void* p, I a) { _mm512_storeu_si512(p, a); }
   STA_INLINE I iadd(I a, I b) { return _mm512_add_epi32(a, b); }
@@ -74,7 +77,7 @@ struct V {
   STA_INLINE I srl47(I a) { return _mm512_srli_epi64(a, 47); }
   STA_INLINE I sll32(I a) { return _mm512_slli_epi64(a, 32); }
   STA_INLINE I swap64(I a) { return _mm512_shuffle_epi32(a, _MM_PERM_BADC); }  // adjacent lanes
-  STA_INLINE I mul_low(I a, I b) { return _mm512_mul_epu32(a, b); }  // low halves to 64 bits
+  STA_INLINE I mul_low(I a, I b) { return _mm512_mul_epu32(a, b); }            // low halves to 64 bits
   STA_INLINE I join_low(I a, I b) { return _mm512_mask_shuffle_epi32(a, 0xaaaa, b, _MM_PERM_CCAA); }  // low halves
   STA_INLINE I unpack_low(I a, I b) { return _mm512_unpacklo_epi64(a, b); }
   STA_INLINE I unpack_high(I a, I b) { return _mm512_unpackhi_epi64(a, b); }

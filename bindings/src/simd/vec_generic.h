@@ -109,6 +109,7 @@ struct V {
   STA_INLINE I bits(F a) { return (I)a; }
   STA_INLINE F from_bits(I a) { return (F)a; }
   STA_INLINE I iset(uint32_t a) { return I{a, a, a, a}; }
+  STA_INLINE I places() { return I{0, 1, 2, 3}; }  // of the lanes
   STA_INLINE I iload(const void* p) {
     I a;
     memcpy(&a, p, sizeof a);

@@ -22,6 +22,19 @@ _EXP = tuple(np.float32(c) for c in (1.98910798e-4, 1.39337312e-3, 8.33331048e-3
 """(exp(r) − 1 − r)/r², interpolated at the Chebyshev points of ±ln2/2, highest power first."""
 _TANH = tuple(np.float32(c) for c in (-6.09464152e-3, 2.09957547e-2, -5.38506098e-2, 1.33327678e-1, -3.33333284e-1))
 """(tanh(x) − x)/x³ in x², interpolated at the Chebyshev points of x² in [0, 0.391], highest power first."""
+_TANH_UNIT = tuple(
+    np.float32(c)
+    for c in (
+        -4.20695491e-4,
+        2.51045940e-3,
+        -8.21892172e-3,
+        2.16601156e-2,
+        -5.39347902e-2,
+        1.33331284e-1,
+        -3.33333313e-1,
+    )
+)
+"""The same for x² in [0, 1]."""
 _TANH_SMALL = np.float32(0.625)
 _TANH_ONE = np.float32(9.1)
 """From here on tanh rounds to 1."""
@@ -69,3 +82,16 @@ def tanh_exact(x: Array) -> Array:
     # Asked in this order, a NaN comes out as one.
     value = np.where(size >= _TANH_ONE, np.float32(1), np.where(size >= _TANH_SMALL, large, small))
     return np.copysign(value, x)
+
+
+def tanh_unit_exact(x: Array) -> Array:
+    """``tanh(x)`` for x in [−1, 1]: an odd polynomial.
+
+    Args:
+        x: float32 [n].
+
+    Returns:
+        float32 [n]; of −0 it is +0.
+    """
+    square = x * x
+    return x + x * (square * _horner(square, _TANH_UNIT))

@@ -13,56 +13,65 @@ from __future__ import annotations
 import numpy as np
 
 from sta_kernels.kernels.reference.dtypes import Array
-from sta_kernels.kernels.reference.elementary import exp_exact, tanh_exact
-from sta_kernels.kernels.reference.formulas.arguments import Arguments, ordered_sum, quotient
+from sta_kernels.kernels.reference.elementary import exp_exact, tanh_exact, tanh_unit_exact
+from sta_kernels.kernels.reference.formulas.arguments import Arguments, ordered_sum
 
 LEAST_SUM = np.float32(1e-12)
 
 
-def _clipped(given: Arguments) -> tuple[Array, Array, Array]:
-    """Signs of τ, magnitudes clipped to their quantiles, and these normalised to [0, 1] (0 where there is no range)."""
+def _reciprocal(span: Array) -> Array:
+    """``RN(1/span)``, at most the greatest float32; 0 of 0."""
+    safe = np.where(span == 0, np.float32(1), span)
+    return np.where(span == 0, np.float32(0), np.minimum(np.float32(1) / safe, np.finfo(np.float32).max))
+
+
+def _signed(size: Array, tau: Array) -> Array:
+    """The size with the sign of τ; 0 where that is 0."""
+    return np.where(tau == 0, np.float32(0), np.where(tau < 0, -size, size))
+
+
+def _clipped(given: Arguments) -> tuple[Array, Array]:
+    """``a``, which is τ with its magnitude clipped to its quantiles, and ``z``, that normalised to [−1, 1].
+
+    ``|z| = RN(RN(|a| − lower)·RN(1/(upper − lower)))``, 0 where there is no range.
+    """
     lower, upper = given.per_model[:, :1], given.per_model[:, 1:2]
-    sign = np.sign(given.tau)
-    clipped = np.minimum(np.maximum(np.abs(given.tau), lower), upper)
-    span = upper - lower
-    return sign, clipped, np.where(span == 0, np.float32(0), quotient(clipped - lower, span))
+    size = np.minimum(np.maximum(np.abs(given.tau), lower), upper)
+    return _signed(size, given.tau), _signed((size - lower) * _reciprocal(upper - lower), given.tau)
 
 
-def _score(given: Arguments, task: int, sign: Array, normal: Array) -> Array:
-    """``β_i = RN(exp(N·(m² − 1))·agreement)``: the official ``exp(N·m²)`` times a constant, which S_i does not see."""
+def _score(given: Arguments, task: int, z: Array) -> Array:
+    """``β_i = RN(exp(N·(z² − 1))·agreement)``: the official ``exp(N·z²)`` times a constant, which S_i does not see."""
     tau = given.tau
-    count = np.float32(len(tau))
-    own = exp_exact(count * (normal[task] * normal[task] - np.float32(1)))
-    signed = sign * normal
+    own = exp_exact(np.float32(len(tau)) * (z[task] * z[task] - np.float32(1)))
     if given.variant[0] == 1:
         agreement = tanh_exact(tau[task] * ordered_sum(tau))
     elif given.variant[0] == 2:
-        agreement = tanh_exact(tau[task] * ordered_sum(signed))
+        agreement = tanh_exact(tau[task] * ordered_sum(z))
     else:
-        agreement = ordered_sum(np.stack([tanh_exact(signed[task] * other) for other in signed]))
+        agreement = ordered_sum(np.stack([tanh_unit_exact(z[task] * other) for other in z]))
     return own * agreement
 
 
 def pcb_score_exact(given: Arguments) -> Array:
     """``β`` of one task."""
-    sign, _, normal = _clipped(given)
-    return _score(given, given.integers[0], sign, normal)
+    return _score(given, given.integers[0], _clipped(given)[1])
 
 
 def pcb_exact(given: Arguments) -> Array:
-    """``δ = RN(λ·RN(Σ RN(RN(w_i·a_i)·S_i) / max(Σ S_i, 1e-12)))`` with a_i the clipped τ_i, both sums in order.
+    """``δ = RN(λ·RN(Σ RN(RN(w_i·a_i)·S_i) / max(Σ S_i, 1e-12)))`` with both sums in order.
 
-    ``S_i = (max(β_i, least) − least)/(greatest − least)``, 0 where these are equal, no more than 1.
+    ``S_i = RN(RN(max(β_i, least) − least)·RN(1/(greatest − least)))``, 0 where these are equal, no more than 1.
     """
-    sign, clipped, normal = _clipped(given)
+    clipped, z = _clipped(given)
     scores = []
     for task in range(len(given.models)):
         least, greatest = given.per_model[task, 3:]
         span = greatest - least
-        above = np.minimum(np.maximum(_score(given, task, sign, normal), least), greatest) - least
-        scores.append(np.zeros_like(above) if span == 0 else above / span)
+        above = np.minimum(np.maximum(_score(given, task, z), least), greatest) - least
+        scores.append(np.zeros_like(above) if span == 0 else above * _reciprocal(span))
     balanced = np.stack(scores)
-    total = ordered_sum((given.per_model[:, 2:3] * (sign * clipped)) * balanced)
+    total = ordered_sum((given.per_model[:, 2:3] * clipped) * balanced)
     return given.shared[0] * (total / np.maximum(ordered_sum(balanced), LEAST_SUM))
 
 

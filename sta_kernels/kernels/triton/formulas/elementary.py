@@ -18,6 +18,17 @@ _ROUNDER: tl.constexpr = tl.constexpr(12582912.0)
 _ROUNDER_BITS: tl.constexpr = tl.constexpr(0x4B400000)
 _EXP: tl.constexpr = tl.constexpr((1.98910798e-4, 1.39337312e-3, 8.33331048e-3, 4.16664630e-2, 1.66666672e-1, 0.5))
 _TANH: tl.constexpr = tl.constexpr((-6.09464152e-3, 2.09957547e-2, -5.38506098e-2, 1.33327678e-1, -3.33333284e-1))
+_TANH_UNIT: tl.constexpr = tl.constexpr(
+    (
+        -4.20695491e-4,
+        2.51045940e-3,
+        -8.21892172e-3,
+        2.16601156e-2,
+        -5.39347902e-2,
+        1.33331284e-1,
+        -3.33333313e-1,
+    )
+)
 _TANH_SMALL: tl.constexpr = tl.constexpr(0.625)
 _TANH_ONE: tl.constexpr = tl.constexpr(9.1)
 
@@ -53,3 +64,10 @@ def tanh(x):
     value = tl.where(size >= _TANH_ONE, 1.0, tl.where(size >= _TANH_SMALL, large, small))
     sign = x.to(tl.uint32, bitcast=True) & 0x80000000
     return ((value.to(tl.uint32, bitcast=True) & 0x7FFFFFFF) | sign).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def tanh_unit(x):
+    """``tanh(x)`` for x in [−1, 1]: an odd polynomial."""
+    square = x * x
+    return x + x * (square * _horner(square, _TANH_UNIT, 7))
