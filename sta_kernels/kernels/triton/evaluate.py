@@ -20,12 +20,15 @@ from sta_kernels.kernels.triton.formulas.philox import drawn_together
 from sta_kernels.kernels.triton.primitives import narrow, pointer, positions, widen
 from sta_kernels.kernels.triton.tables import aligned, check_contiguous, chunks, language_dtype, rows, signed, upload
 
-_REGISTERS = (128, 255)
-"""Of a thread, at most: as many as let four warps a scheduler stay resident, or all. Left alone, NVIDIA's assembler may
-take more than it needs, or stop at fewer and spill the rest."""
+_FOUR_WARPS, _THREE_WARPS, _ALL = 128, 168, 255
+"""Registers of a thread, at most: as many as let so many warps a scheduler stay resident, or all. Left alone, NVIDIA's
+assembler may take more than it needs, or stop at fewer and spill the rest."""
 
 _FEW_OPERANDS = 32
-"""Elements of models and importances in a thread's hands for which the fewer registers are enough."""
+"""Elements of models and importances in a thread's hands for which the fewest registers are enough."""
+
+_FEW_WITH_CUTS = 40
+"""Likewise, counting the ends of ties, each of which comes with a threshold."""
 
 _MOST_EIGHTS = 8
 """Models of which a thread takes eight elements each."""
@@ -192,8 +195,12 @@ def _registers(signature: Signature, config: LaunchConfig) -> dict[str, int]:
     """Compiler options that bound the registers of a thread."""
     if torch.version.hip:
         return {}
+    formula = FORMULAS[signature.name]
     held = (len(signature.models) + len(signature.importances)) * config.per_thread
-    return {"maxnreg": _REGISTERS[FORMULAS[signature.name].heavy or held > _FEW_OPERANDS]}
+    if formula.heavy or held > _FEW_OPERANDS:
+        return {"maxnreg": _ALL}
+    cuts = len(formula.cuts(signature.variant, len(signature.models)))
+    return {"maxnreg": _THREE_WARPS if held + cuts > _FEW_WITH_CUTS else _FOUR_WARPS}
 
 
 def _addressed(segment: EvaluateSegment) -> tuple[Buffer, ...]:

@@ -21,7 +21,6 @@ import triton.language as tl
 from sta_kernels.kernels.buffers import Buffer, DType
 from sta_kernels.kernels.triton import tables
 from sta_kernels.kernels.triton.config import LaunchConfig, elementwise_config
-from sta_kernels.kernels.triton.networks import selection_network
 from sta_kernels.kernels.triton.primitives import (
     LEAST_EXACT,
     invariant,
@@ -33,15 +32,12 @@ from sta_kernels.kernels.triton.primitives import (
     select,
     widen,
 )
+from sta_kernels.kernels.triton.sta_merge_constants import merge_constants, merge_itemsizes
 from sta_kernels.kernels.triton.sta_merge_plain import merge_plainly
 from sta_kernels.kernels.triton.sta_merge_zeros import merge_zeros
-from sta_kernels.kernels.triton.tuned import MOST_BLOCKS
 
 _REGISTERS = {} if torch.version.hip else {"maxnreg": 255}
 """Left alone, NVIDIA's assembler stops at fewer registers and spills the rest."""
-
-MOST_IN_REGISTERS = 16
-"""Tasks up to which the importances of a block fit the registers."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +116,7 @@ def launch_sta_merge(
         sizes = [segment.out.size for segment in chosen]
         dtypes = [buffer.dtype for buffer in first.buffers]
         launch = config or elementwise_config(
-            [dtype.itemsize for dtype in dtypes],
+            merge_itemsizes(dtypes, len(first.models), measure),
             sum(sizes),
             device=device,
             op="sta_merge",
@@ -158,62 +154,6 @@ def launch_sta_merge(
         )
 
 
-def merge_constants(
-    n_tasks: int,
-    base: DType,
-    model: DType,
-    importance: DType,
-    out: DType,
-    *,
-    k: int,
-    ties: str,
-    measure: str,
-    weighted: bool,
-    counted: bool,
-    aligned: bool,
-    config: LaunchConfig,
-) -> dict[str, Any]:
-    """Compile-time arguments of the kernel.
-
-    Raises:
-        ValueError: more blocks per chunk than the counters can count.
-    """
-    if config.chunk > MOST_BLOCKS * config.block:
-        raise ValueError(f"{config}: a chunk of the merge is at most {MOST_BLOCKS} blocks")
-    n_power = max(2, triton.next_power_of_2(n_tasks))
-    rank = k if ties == "drop" else k + 1
-    per_thread = max(1, config.per_thread)
-    fast = 2 <= n_tasks <= MOST_IN_REGISTERS and 1 <= rank <= n_tasks and ties != "first" and out is not DType.F64
-    if ties == "drop":
-        fast = fast and k < n_tasks
-    return {
-        "N": n_tasks,
-        "N_POWER": n_power,
-        "RANK": rank,
-        "K": k,
-        "TIES": ties,
-        "MEASURE": measure,
-        "NETWORK": selection_network(n_tasks, rank) if fast else (),
-        "WEIGHTED": weighted,
-        "COUNTED": counted,
-        # Counters that share a 32-bit integer of a thread: each counts the elements that it sees of a chunk.
-        "FIELDS": 32 // (per_thread * MOST_BLOCKS).bit_length(),
-        "PER_THREAD": per_thread,
-        "FAST": fast,
-        # What does not fit a thread's registers beside the network: at first pointers and weights of all tasks, then
-        # their normalisers too. It is loaded, and computed, again in every block.
-        "FRUGAL": sum(n_tasks * config.per_thread > most for most in (48, 72)),
-        "ALIGNED": aligned,
-        "BASE": tables.language_dtype(base),
-        "MODEL": tables.language_dtype(model),
-        "IMPORTANCE": tables.language_dtype(importance),
-        "OUT": tables.language_dtype(out),
-        "BLOCK": config.block,
-        "ZEROS_BLOCK": config.block // max(1, per_thread // 4),
-        "PLAIN_BLOCK": max(16, min(128, 1024 // n_power)),
-    }
-
-
 @triton.jit
 def _sta_merge_kernel(
     rows_ptr,  # int64 [R, 4 + 2N]: elements, segment, base, out, models, importances
@@ -236,6 +176,7 @@ def _sta_merge_kernel(
     PER_THREAD: tl.constexpr,
     FAST: tl.constexpr,
     FRUGAL: tl.constexpr,
+    KEPT: tl.constexpr,
     ALIGNED: tl.constexpr,
     BASE: tl.constexpr,
     MODEL: tl.constexpr,
@@ -270,7 +211,7 @@ def _sta_merge_kernel(
                     importances += (pointer(tl.load(row_ptr + 4 + N + i), IMPORTANCE, ALIGNED) + first,)
             known = invariant(tl.load(normaliser_ptr + 2 * i), tl.load(normaliser_ptr + 2 * i + 1))
             exact = exact & known[4]
-            if FRUGAL < 2:
+            if i < KEPT:
                 invariants += (known[:4],)
         if exact:
             done = count // BLOCK * BLOCK
@@ -304,7 +245,7 @@ def _sta_merge_kernel(
                     if MEASURE == "lp_amp":
                         importance = widen(tl.load(importance_ptr + here)) * importance
                     thetas += (theta,)
-                if FRUGAL < 2:
+                if i < KEPT:
                     values += (normalise(importance, *invariants[i]),)
                 else:
                     known = invariant(tl.load(normaliser_ptr + 2 * i), tl.load(normaliser_ptr + 2 * i + 1))

@@ -15,7 +15,7 @@ from merge_launch import CPU, SMALL, launch
 
 from sta_kernels.kernels.buffers import Buffer, DType
 from sta_kernels.kernels.numpy_backend import NumpyBackend
-from sta_kernels.kernels.triton import networks, sta_merge, sta_merge_zeros
+from sta_kernels.kernels.triton import networks, sta_merge, sta_merge_constants, sta_merge_zeros
 from sta_kernels.kernels.triton.config import LaunchConfig
 
 SIZES = (0, 1, 63, 65, 200)
@@ -103,21 +103,25 @@ def test_the_bits_do_not_depend_on_the_launch(config: LaunchConfig) -> None:
 
 
 def test_frugal_kernels() -> None:
-    """Kernels for many tasks load pointers and weights late."""
-    wide = LaunchConfig(block=1024, chunk=2048, warps=4)
-    assert sta_merge.merge_constants(
-        *(8, DType.BF16, DType.BF16, DType.F32, DType.BF16),
-        **{
-            "k": 5,
-            "ties": "drop",
-            "measure": "lp",
-            "weighted": False,
-            "counted": True,
-            "aligned": True,
-            "config": wide,
-        },
-    )["FRUGAL"]
-    for measure in ("lp", "lp_amp", "amp"):
+    """Kernels for many tasks load pointers and weights late, and may compute some tasks' normalisers again."""
+    for n, block, measure, kept in ((8, 1024, "lp", 8), (10, 1024, "lp", 0), (16, 512, "lp_amp", 11)):
+        launch = LaunchConfig(block=block, chunk=2048, warps=4)
+        constants = sta_merge.merge_constants(
+            *(n, DType.BF16, DType.BF16, DType.F32, DType.BF16),
+            **{
+                "k": 5,
+                "ties": "drop",
+                "measure": measure,
+                "weighted": False,
+                "counted": True,
+                "aligned": True,
+                "config": launch,
+            },
+        )
+        assert (constants["FRUGAL"], constants["KEPT"]) == (True, kept)
+        assert same_as_reference(draw(n, (1500,), "plain", 5, DType.BF16, measure=measure), config=launch), n
+    for measure in ("amp", "lp_amp"):
+        wide = LaunchConfig(block=1024, chunk=2048, warps=4)
         assert same_as_reference(draw(8, (1500,), "plain", 5, DType.BF16, measure=measure), config=wide), measure
 
 
@@ -220,7 +224,7 @@ def test_planted_comparator(monkeypatch: pytest.MonkeyPatch) -> None:
     original = networks.selection_network(6, 4)
     for dropped in range(len(original)):
         network = original[:dropped] + original[dropped + 1 :]
-        monkeypatch.setattr(sta_merge, "selection_network", lambda n, rank, network=network: network)
+        monkeypatch.setattr(sta_merge_constants, "selection_network", lambda n, rank, network=network: network)
         assert not same_as_reference(draw(6, (130,), "plain", 4)), dropped
 
 

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sta_kernels.kernels.buffers import DType
-from sta_kernels.kernels.triton import evaluate, sta_merge
+from sta_kernels.kernels.triton import evaluate
 from sta_kernels.kernels.triton.audit import formulas
 from sta_kernels.kernels.triton.audit.families import Case
+from sta_kernels.kernels.triton.sta_merge_constants import MOST_IN_REGISTERS
 
 _F32, _BF16, _F16 = DType.F32, DType.BF16, DType.F16
 _STORAGES = ((_F32, _F32), (_BF16, _F32), (_BF16, _BF16), (_F16, _F32), (_F16, _F16))
@@ -101,8 +102,9 @@ def every_case() -> tuple[Case, ...]:
         {"weighted": True},
         {"counted": True},
         {"ties": "all"},
+        {"measure": "lp_amp", "weighted": True, "counted": True},  # takes most registers
     ]
-    tasks = range(2, sta_merge.MOST_IN_REGISTERS + 1)
+    tasks = range(2, MOST_IN_REGISTERS + 1)
     measures = ("lp", "amp", "lp_amp")
     cases = [
         Case("sta_merge", weights, importance, n, variant(**merge))

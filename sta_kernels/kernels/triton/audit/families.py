@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from sta_kernels.kernels.triton.audit import formulas
 from sta_kernels.kernels.triton.audit.record import Launched, record
 from sta_kernels.kernels.triton.config import ACCESS, WARP
 from sta_kernels.kernels.triton.leaves import LANES
+from sta_kernels.kernels.triton.sta_merge_constants import MOST_EIGHTS
 
 LARGE = 1 << 27
 """Elements of the model that launches are configured for: more than ViT-B/16 has."""
@@ -127,7 +128,10 @@ def _sta_merge(case: Case) -> Binding:
         counts=torch.zeros(1, case.n + 1, dtype=torch.int64) if options.get("counted") else None,
     )
     read = (case.n + 1) * case.weights.itemsize + len(importances) * case.importance.itemsize
-    return _bind(launch, "_sta_merge_kernel", read, case.weights.itemsize, {"normalise": 3 * case.n})
+    binding = _bind(launch, "_sta_merge_kernel", read, case.weights.itemsize, {"normalise": 3 * case.n})
+    if measure == "lp" or case.n <= MOST_EIGHTS:
+        return binding
+    return replace(binding, access=ACCESS * case.weights.itemsize // DType.F32.itemsize)
 
 
 def _sta_forget(case: Case) -> Binding:
