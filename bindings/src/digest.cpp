@@ -31,7 +31,7 @@ uint64_t fold(const uint64_t* state, const uint64_t* secret, uint64_t start) {
 
 }  // namespace
 
-void BlockDigests::begin(int64_t block, int64_t position, uint8_t* digests) {
+void BlockDigests::begin(int64_t block, int64_t position, uint8_t* digests, int64_t capacity) {
   if (block_ != block || next_ != position) {
     block_ = block;
     next_ = position;
@@ -42,6 +42,7 @@ void BlockDigests::begin(int64_t block, int64_t position, uint8_t* digests) {
   first_ = (next_ + skip_) / block_;
   count_ = 0;
   digests_ = digests;
+  capacity_ = capacity;
 }
 
 void BlockDigests::begin_block() {
@@ -52,6 +53,7 @@ void BlockDigests::begin_block() {
 }
 
 void BlockDigests::end_block() {
+  if (count_ == capacity_) return begin_block();
   const uint64_t size = static_cast<uint64_t>(block_);
   const uint64_t halves[2] = {fold(lanes_, kFoldHigh, ~(size * kPrime64[1])),
                               fold(lanes_, kFoldLow, size * kPrime64[0])};

@@ -9,8 +9,8 @@ namespace sta {
 // zeroed at first, and goes on where the last pass stopped, if the next one begins there.
 class BlockDigests {
  public:
-  // position: in the file, of the first byte that passes. digests: room for 16 bytes per block.
-  void begin(int64_t block, int64_t position, uint8_t* digests);
+  // position: in the file, of the first byte that passes. digests: room for 16 bytes of each of so many blocks.
+  void begin(int64_t block, int64_t position, uint8_t* digests, int64_t capacity);
   void pass(const KernelTable& kernels, const char* data, int64_t size);
 
  private:
@@ -27,6 +27,7 @@ class BlockDigests {
   int64_t left_;    // units of the current block
   int64_t filled_;  // bytes of a unit that waits for the rest of it
   uint8_t* digests_;
+  int64_t capacity_;
   uint64_t lanes_[8];
   char unit_[kDigestUnit];
 };

@@ -180,16 +180,17 @@ class Steps {
 
 // All of a range of a file, or a problem in the report.
 template <typename Transfer>
-bool transfer(const sta_channel& channel, int64_t at, int64_t n, Transfer one, sta_flow_report* report) {
+bool transfer(const sta_channel& channel, int64_t at, int64_t n, bool reads, Transfer one, sta_flow_report* report) {
   char* data = pointer<char>(channel.address);
   int64_t position = channel.offset + at * channel.unit, left = n * channel.unit;
   while (left) {
     const ssize_t moved = one(static_cast<int>(channel.fd), data, static_cast<size_t>(left), position);
     if (moved < 0 && errno == EINTR) continue;
     if (moved <= 0) {
-      report->problem = moved ? STA_FLOW_FAILED : STA_FLOW_ENDED;
+      const bool ended = moved == 0 && reads;
+      report->problem = ended ? STA_FLOW_ENDED : STA_FLOW_FAILED;
       report->position = position;
-      report->detail = moved ? errno : left;
+      report->detail = ended ? left : moved ? errno : EIO;
       return false;
     }
     data += moved;
@@ -201,13 +202,14 @@ bool transfer(const sta_channel& channel, int64_t at, int64_t n, Transfer one, s
 
 bool read_slice(const sta_channel& channel, int64_t at, int64_t n, sta_flow_report* report) {
   return transfer(
-      channel, at, n, [](int fd, char* data, size_t size, int64_t from) { return pread(fd, data, size, from); },
+      channel, at, n, true, [](int fd, char* data, size_t size, int64_t from) { return pread(fd, data, size, from); },
       report);
 }
 
 bool write_slice(const sta_channel& channel, int64_t at, int64_t n, sta_flow_report* report) {
   return transfer(
-      channel, at, n, [](int fd, char* data, size_t size, int64_t to) { return pwrite(fd, data, size, to); }, report);
+      channel, at, n, false, [](int fd, char* data, size_t size, int64_t to) { return pwrite(fd, data, size, to); },
+      report);
 }
 
 // Asks for what comes next where reading turns out to wait for a device, so that requests are in flight for all files
@@ -269,7 +271,8 @@ class WriteBehind {
 int32_t flow(const sta_flow_job& job, const KernelTable& kernels, sta_flow_report* report) {
   const auto begin = [&](const sta_channel& channel) {
     if (channel.digest)
-      pointer<BlockDigests>(channel.digest)->begin(job.block, channel.offset, pointer<uint8_t>(channel.digests));
+      pointer<BlockDigests>(channel.digest)
+          ->begin(job.block, channel.offset, pointer<uint8_t>(channel.digests), channel.capacity);
   };
   for (int64_t i = 0; i < job.n_reads; ++i) begin(job.reads[i]);
   if (job.out) begin(*job.out);

@@ -151,11 +151,15 @@ class FlowExecutor(Executor):
         self, stack: ExitStack, tile: Tile, operands: Iterable[Operand], start: int, stop: int, *, digested: bool
     ) -> tuple[list[Path], list[Channel]]:
         """Where the operands of a tile are read from."""
-        files, reads = [], []
+        files: list[Path] = []
+        reads = []
         for operand in operands:
             source, first, last = self._range(tile.job, operand, start, stop)
             fd = stack.enter_context(source.descriptor())
-            digest = self._digest_of(source.file) if digested else None
+            # Of a file that serves two operands, as where layers of one model are merged, only one range goes on.
+            digest = self._digest_of(source.file) if digested and source.file not in files else None
+            if digested and digest is None:
+                digest = DigestState()
             reads.append(Channel(fd, first, last, tile.job.unit(operand), tile.address(operand), digest, BLOCK))
             files.append(source.file)
         return files, reads

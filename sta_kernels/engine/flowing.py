@@ -1,11 +1,14 @@
-"""Which jobs flow through the native core slice by slice, and which are held in memory."""
+"""Which jobs flow through the native core slice by slice, which are held in memory, and what they read."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from sta_kernels.engine.inputs import Inputs
 from sta_kernels.engine.jobs import Job
 from sta_kernels.engine.memory import Budget
 from sta_kernels.methods.base import Method
+from sta_kernels.methods.statistics import OrderStatistic
 
 MOST_AT_ONCE = 4 << 20
 """Bytes of a segment that is held as a whole although it could flow: a larger one is read again for its merge, from the
@@ -30,3 +33,21 @@ def read_whole(job: Job, method: Method, budget: Budget, *, flowing: bool) -> bo
         return True
     most = min(budget.whole, MOST_AT_ONCE) if flowing else budget.whole
     return job.memory(job.size) <= most and job.streamed(method)
+
+
+def statistics_bytes(job: Job, method: Method, scopes: Sequence[str], flowing: bool) -> int:
+    """Bytes that statistics of some scopes read of a segment: pass by pass, each operand once.
+
+    Of what flows, order statistics are bracketed by a sample as a rule, and read it once.
+    """
+    total = 0
+    for round_ in job.rounds(method):
+        unknown = [statistic for statistic, known in round_ if known is None and statistic.scope in scopes]
+        passes = {
+            statistic: 1 if flowing and isinstance(statistic, OrderStatistic) else statistic.passes
+            for statistic in unknown
+        }
+        for done in range(max(passes.values(), default=0)):
+            pending = [statistic for statistic, number in passes.items() if number > done]
+            total += job.size * sum(map(job.unit, job.reduced_by(pending)))
+    return total

@@ -58,12 +58,14 @@ class GroupRun:
         self._shared = shared
         self._jobs = [jobs[index] for index in self.members]
         members, n_models = _members(self._jobs), len(self._jobs[0].of_role("model"))
-        self._rounds = SharedRounds(method, members, n_models, shared, flows=all(map(flows, self._jobs)))
+        room = budget.spare // budget.threads if all(map(flows, self._jobs)) else 0
+        self._rounds = SharedRounds(method, members, n_models, shared, room=room)
         self.results = self._rounds.results
         self._reduce = reduce
         self._check = check
         self._suspect: tuple[Statistic, Any] | None = None
-        self._tile_bytes = [budget.flow if flows(job) else min(budget.tile, budget.arena) for job in self._jobs]
+        self._held_bytes = min(budget.tile, budget.arena)
+        self._tile_bytes = [budget.flow if flows(job) else self._held_bytes for job in self._jobs]
         self._out = 0
         self._start_pass()
 
@@ -78,13 +80,14 @@ class GroupRun:
         for index, job, tile_bytes in zip(self.members, self._jobs, self._tile_bytes, strict=True):
             operands = job.reduced_by((*(statistic for statistic, _ in pending), *suspects))
             suspect = suspects[0] if suspects else None
+            held = suspect is not None or any(each.in_memory for _, each in pending)
             reading = Reading(job, operands, pending, self._shared.offsets[index], suspect, stride)
             if stride is not None:
                 if job.size >= stride // 2:  # a run of a smaller one would count for more than it is
                     yield reading, (0, job.size)
                 continue
             ranges = [(0, job.size)] if suspects else wanted_by((each for _, each in pending), job.size)
-            for tile in tiles(ranges, tile_units(job, operands, 0, tile_bytes)):
+            for tile in tiles(ranges, tile_units(job, operands, 0, self._held_bytes if held else tile_bytes)):
                 yield reading, tile
 
     def take(self) -> Task | None:

@@ -147,6 +147,11 @@ class Budget:
     device: int = 0
     flow: int = 0
 
+    @property
+    def spare(self) -> int:
+        """Bytes below the limit that nothing is meant for."""
+        return max(self.limit - self.peak, 0)
+
     @classmethod
     def plan(
         cls,

@@ -10,7 +10,7 @@ from sta_kernels.checkpoint import TensorEntry, plan_shards
 from sta_kernels.engine import notes
 from sta_kernels.engine.config_edit import Edits
 from sta_kernels.engine.devices import Placement
-from sta_kernels.engine.flowing import flows, read_whole
+from sta_kernels.engine.flowing import flows, read_whole, statistics_bytes
 from sta_kernels.engine.groups import plan_groups
 from sta_kernels.engine.inputs import Inputs
 from sta_kernels.engine.jobs import Job, Operand, Plan
@@ -18,7 +18,7 @@ from sta_kernels.engine.memory import Budget
 from sta_kernels.engine.regions import Region, regions
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.native_flow import can_flow
-from sta_kernels.methods.base import Method, Place, Settings
+from sta_kernels.methods.base import Place, Settings
 from sta_kernels.methods.groups import places
 from sta_kernels.methods.selection import (
     COPIED_DTYPES,
@@ -109,12 +109,13 @@ def make_plan(
     )
     for job in placed:
         check_tile(job, budget)
-    shared = sum(statistics_bytes(job, method, ("block", "model")) for job in placed)
     native = placement.kind == "native" and can_flow()
+    flowing = {job.name for job in placed if native and flows(job, method, inputs)}
+    shared = sum(statistics_bytes(job, method, ("block", "model"), job.name in flowing) for job in placed)
     alone = sum(
-        statistics_bytes(job, method, ("segment",))
+        statistics_bytes(job, method, ("segment",), job.name in flowing)
         for job in needing
-        if not read_whole(job, method, budget, flowing=native and flows(job, method, inputs))
+        if not read_whole(job, method, budget, flowing=job.name in flowing)
     )
     tiers = {statistic.tier for statistic in declared}
     edits = Edits.of(recipe, inputs, tokenizer=copy_tokenizer, card=write_model_card)
@@ -151,17 +152,6 @@ def check_tile(job: Job, budget: Budget) -> None:
         raise InputError(
             f"max_memory: {budget.limit:,} bytes is too little for {job.name!r} with {budget.threads} workers"
         )
-
-
-def statistics_bytes(job: Job, method: Method, scopes: Sequence[str]) -> int:
-    """Bytes that statistics of some scopes read of a segment: pass by pass, each operand once."""
-    total = 0
-    for round_ in job.rounds(method):
-        unknown = [statistic for statistic, known in round_ if known is None and statistic.scope in scopes]
-        for done in range(max((statistic.passes for statistic in unknown), default=0)):
-            pending = [statistic for statistic in unknown if statistic.passes > done]
-            total += job.size * sum(map(job.unit, job.reduced_by(pending)))
-    return total
 
 
 def _notes(planners: Sequence[_Planner]) -> Iterator[str]:

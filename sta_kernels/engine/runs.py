@@ -13,11 +13,11 @@ from sta_kernels.engine.jobs import Job, Operand
 from sta_kernels.engine.memory import PAGE, Arena, Budget
 from sta_kernels.methods.accumulators import Accumulator, CutAccumulator, RangeAccumulator
 from sta_kernels.methods.base import Method
-from sta_kernels.methods.bracket import LEAST, BracketAccumulator, shown
+from sta_kernels.methods.bracket import BracketAccumulator, bracketed, shown
 from sta_kernels.methods.run import known_of
-from sta_kernels.methods.statistics import OrderStatistic, Statistic, Summary, TieCut
+from sta_kernels.methods.statistics import OrderStatistic, Statistic, Summary
 from sta_kernels.methods.statistics import Range as RangeStatistic
-from sta_kernels.methods.subjects import Importance, Subject
+from sta_kernels.methods.subjects import Importance
 
 Range = tuple[int, int]
 
@@ -84,7 +84,8 @@ class JobRun:
         self.statistics: list[Statistic] = []
         self.results: list[Any] = list(earlier)
         self.pending: dict[int, tuple[Statistic, Accumulator]] = {}
-        self._brackets: dict[Subject, BracketAccumulator] = {}
+        self._brackets: list[tuple[Statistic, BracketAccumulator]] = []
+        self._room = budget.spare // budget.threads
         self.base = next(iter(job.of_role("base")), None)
         self.models = job.of_role("model")
         self._reduce = reduce
@@ -95,22 +96,24 @@ class JobRun:
         self._method = method
         self.shared = len(self.results)
         self.whole = read_whole(job, method, budget, flowing=flows)
+        self._claimed = list(self._claims_of(method))
         self._remaining = self._what_remains(list(done))
         self.finished = not self._remaining
         if not (self.whole or self.finished):
             self._next_round()
         self.unseen = sum(stop - start for start, stop in self._remaining)
-        self.claims: dict[int, tuple[Summary, RangeAccumulator]] = {}
-        if self.unseen == job.size:  # of a part, nothing can be said
-            first = next(job.rounds(method), [])
-            for statistic, known in first:
-                summary = job.summaries[statistic.subject.task] if known is not None else None
-                if summary is not None:
-                    self.claims[statistic.subject.task] = (summary, RangeAccumulator())
+        self.claims = {task: (summary, RangeAccumulator()) for task, summary in self._claimed if self._remaining}
         self.unsigned = tuple(self._of_unknown_sign())
         self.checked_tasks = sorted({*self.claims, *self.unsigned})
         self._out = 0
         self._start_pass()
+
+    def _claims_of(self, method: Method) -> Iterator[tuple[int, Summary]]:
+        """Figures of importance files that stand in for statistics, by task."""
+        for statistic, known in next(self.job.rounds(method), []):
+            summary = self.job.summaries[statistic.subject.task] if known is not None else None
+            if summary is not None:
+                yield statistic.subject.task, summary
 
     def _of_unknown_sign(self) -> Iterator[int]:
         """Models whose importance must not be negative, and of which no statistic of the segment tells that it is."""
@@ -127,9 +130,9 @@ class JobRun:
         yield from (task for task in range(len(self.job.of_role("importance"))) if task not in told)
 
     def _what_remains(self, done: Sequence[tuple[int, int, tuple[int, ...]]]) -> list[Range]:
-        """Ranges still to be written; a segment that is read whole is also written whole."""
+        """Ranges still to be written; all, where the segment is held whole, or where files make claims about it."""
         remaining, kept = subtract((0, self.job.size), done)
-        if remaining and self.whole:
+        if remaining and (self.whole or self._claimed):
             return [(0, self.job.size)]
         for counts in kept:
             self.counts += np.asarray(counts, np.int64)
@@ -142,28 +145,37 @@ class JobRun:
             declared = self._method.statistics(job.settings, len(self.models), job.place, self.results)
             if not declared:
                 return
+            earlier, self._brackets = self._brackets, []  # which hold keys
+            brackets = self.flows and bracketed(declared, self.job.size, self._room)
             for statistic in declared:
                 known = known_of(statistic, job.summaries)
                 self.statistics.append(statistic)
                 self.results.append(known)
                 if known is None:
-                    self._open(len(self.results) - 1, statistic)
+                    self._open(len(self.results) - 1, statistic, earlier, brackets=brackets)
 
-    def _open(self, index: int, statistic: Statistic) -> None:
-        """Have a statistic taken, unless an earlier one tells."""
+    def _open(
+        self,
+        index: int,
+        statistic: Statistic,
+        earlier: Sequence[tuple[Statistic, BracketAccumulator]],
+        *,
+        brackets: bool,
+    ) -> None:
+        """Have a statistic taken, unless one of the last round tells."""
         size = self.job.size
-        if self.flows and isinstance(statistic, OrderStatistic) and size >= LEAST:
-            self._brackets[statistic.subject] = bracketed = BracketAccumulator(statistic.k, size)
-            self.pending[index] = (statistic, bracketed)
+        if brackets and isinstance(statistic, OrderStatistic):
+            self._brackets.append((statistic, BracketAccumulator(statistic.k, size)))
+            self.pending[index] = self._brackets[-1]
             return
         accumulator = statistic.accumulator(size, size)
-        bracket = self._brackets.get(statistic.subject)
-        if isinstance(statistic, TieCut) and bracket is not None and bracket.result == statistic.value:
-            del self._brackets[statistic.subject]  # which holds keys
-            assert isinstance(accumulator, CutAccumulator)
-            if bracket.seed(accumulator):
-                self.results[index] = accumulator.result
-                return
+        if isinstance(accumulator, CutAccumulator):
+            for other, bracket in earlier:
+                if other.subject == statistic.subject and bracket.result == accumulator.value:
+                    if bracket.seed(accumulator):
+                        self.results[index] = accumulator.result
+                        return
+                    break
         self.pending[index] = (statistic, accumulator)
 
     def _start_pass(self) -> None:
@@ -175,7 +187,8 @@ class JobRun:
             self.operands = job.reduced_by(statistic for statistic, _ in pending)
             self.reading = Reading(job, self.operands, pending, stride=stride)
             if stride is None:
-                step = tile_units(job, self.operands, 0, self._flow_bytes)
+                held = any(accumulator.in_memory for _, accumulator in pending)
+                step = tile_units(job, self.operands, 0, self._tile_bytes if held else self._flow_bytes)
                 self._tiles = tiles(wanted_by((accumulator for _, accumulator in pending), job.size), step)
             else:
                 self._tiles = iter([(0, job.size)])

@@ -31,7 +31,7 @@ _STEPS = (
 )
 """By their code in ``bindings/include/sta_core.h``."""
 _WORDS = 15
-_CHANNEL_WORDS = 6
+_CHANNEL_WORDS = 7
 _DIGEST_WORDS = 160
 STAGES = ("read", "digest", "compute", "write")
 FAILED, ENDED, NONFINITE = 1, 2, 3
@@ -84,7 +84,7 @@ class Channel:
         self._digest = digest
         self._rows = bytearray(16 * (stop // block - start // block)) if digest is not None else bytearray()
         rows = ctypes.addressof(ctypes.c_char.from_buffer(self._rows)) if self._rows else 0
-        self.words = (fd, start, unit, address, 0 if digest is None else digest.address, rows)
+        self.words = (fd, start, unit, address, 0 if digest is None else digest.address, rows, len(self._rows) // 16)
 
     @property
     def digests(self) -> tuple[int, list[bytes]]:

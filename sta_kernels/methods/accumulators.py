@@ -234,7 +234,7 @@ class CutAccumulator:
     stride: int | None = None
 
     def __init__(self, value: float, count: int, n_elements: int) -> None:
-        self._value = value
+        self.value = value
         self.count = count
         self._left = count
         self._within: tuple[int, int] | None = None
@@ -262,13 +262,11 @@ class CutAccumulator:
             start = self._leaf * LEAF - offset
             stop = min(start + LEAF, source.size)
             if 0 <= start < stop:
-                self.result = _cut_within(backend, source, self._value, self._left, start, stop)
-            return done
-        if self._within is not None and not self._within[0] <= offset < self._within[1]:
+                self.result = _cut_within(backend, source, self.value, self._left, start, stop)
             return done
         first = offset // LEAF
         counts = self._equal[first : first + -(-size // LEAF)]
-        greater = backend.count_equal(source, self._value, counts=counts, threads=threads)
+        greater = backend.count_equal(source, self.value, counts=counts, threads=threads)
 
         def settle() -> None:
             if self._within is None:
@@ -285,6 +283,13 @@ class CutAccumulator:
         """See :class:`Accumulator`."""
         if self._leaf is not None:
             return True
+        if self._within is not None:
+            first, last = self._within[0] // LEAF, -(-self._within[1] // LEAF)
+            cumulative = np.cumsum(self._equal[first:last], dtype=np.int64)
+            leaf = int(np.searchsorted(cumulative, self._left, side="left"))
+            self._left -= int(cumulative[leaf - 1]) if leaf else 0
+            self._leaf = first + leaf
+            return False
         found = _leaf_of_cut(self._equal, self._left)
         if found is None:
             self.result = ALL_TIES if self._left > 0 else 0

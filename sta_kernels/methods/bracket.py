@@ -26,17 +26,20 @@ from sta_kernels.methods.accumulators import (
     Settle,
     key_to_float,
 )
+from sta_kernels.methods.statistics import OrderStatistic, Statistic
 
 LEAST = 1 << 18
 """Elements from which on a sample pays."""
 RUN = 512
 """Neighbouring elements of the sample."""
 _SAMPLE = 1 << 15
-_LARGEST_SAMPLE = 1 << 21
+_LARGEST_SAMPLE = 1 << 19
 _DEVIATIONS = 24
 """Of a rank among as many independent draws. Neighbours are alike, so that there are fewer independent ones."""
 _MOST = 1 << 20
 """Keys that are set aside."""
+_GREATEST = 200 << 20
+"""Elements up to which so many keys make a window that a sample's rank does not miss by chance."""
 _SLOTS = 1 << 12
 _EVERYTHING = (0, 0xFFFFFFFF)
 _TRIES = 2
@@ -69,6 +72,28 @@ class _Tile:
         return int(np.count_nonzero(self.seldom < key)) + int(self.counts[self.often < key].sum())
 
 
+def bracketed(declared: Sequence[Statistic], n_elements: int, room: int) -> bool:
+    """Whether order statistics among those of a round are worth brackets.
+
+    Args:
+        declared: the round.
+        n_elements: over which they are taken.
+        room: bytes that all of them may hold.
+    """
+    number = sum(isinstance(statistic, OrderStatistic) for statistic in declared)
+    return LEAST <= n_elements <= _GREATEST and number * _held(n_elements) <= room
+
+
+def _held(n_elements: int) -> int:
+    """Bytes of a sample and its sorted copy; then of the keys that are set aside, and of their copies."""
+    return 16 * max(sample_size(n_elements), min(n_elements, _MOST))
+
+
+def sample_size(n_elements: int) -> int:
+    """Elements that a sample aims at."""
+    return min(max(n_elements // 64, _SAMPLE), _LARGEST_SAMPLE)
+
+
 def shown(pending: Mapping[int, tuple[Any, Accumulator]]) -> tuple[dict[int, tuple[Any, Accumulator]], int | None]:
     """Which of some statistics the next pass is for, and its stride: samples are taken before anything else."""
     strides = [accumulator.stride for _, accumulator in pending.values() if accumulator.stride is not None]
@@ -88,11 +113,11 @@ class BracketAccumulator(SelectAccumulator):
     def __init__(self, k: int, n_elements: int) -> None:
         super().__init__(k)
         self._k, self._n = k, n_elements
-        self._sampled = min(max(n_elements // 64, _SAMPLE), _LARGEST_SAMPLE)
+        self._sampled = sample_size(n_elements)
         self._window: tuple[int, int] | None = None
         self._sample: list[np.ndarray[Any, Any]] = []
         self._tries = 0
-        self._counts_digits = False
+        self._counts_digits = k > n_elements
         self._start()
 
     def _start(self) -> None:
@@ -163,6 +188,7 @@ class BracketAccumulator(SelectAccumulator):
 
     def _place_window(self) -> None:
         sample = np.sort(np.concatenate(self._sample)) if self._sample else np.zeros(0, np.uint32)
+        self._sample = [sample]
         if not len(sample):
             self._counts_digits = True
             return

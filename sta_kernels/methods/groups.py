@@ -15,7 +15,7 @@ from sta_kernels.errors import InputError
 from sta_kernels.kernels.backend import LEAF
 from sta_kernels.methods.accumulators import Accumulator
 from sta_kernels.methods.base import Method, Parameter, Place, Settings
-from sta_kernels.methods.bracket import LEAST, BracketAccumulator, shown
+from sta_kernels.methods.bracket import BracketAccumulator, bracketed, shown
 from sta_kernels.methods.selection import Segment
 from sta_kernels.methods.statistics import OrderStatistic, Statistic
 
@@ -109,7 +109,7 @@ class SharedRounds(Generic[_K]):
         members: of the group.
         n_models: number of models.
         shared: the group.
-        flows: whether kernels may be asked for samples of the members.
+        room: bytes that brackets of order statistics may hold; 0 where kernels cannot be asked for samples.
 
     Attributes:
         pending: statistics that want another pass over the members, by their place among the results; none once all
@@ -120,9 +120,9 @@ class SharedRounds(Generic[_K]):
     """
 
     def __init__(
-        self, method: Method, members: Sequence[Member], n_models: int, shared: Group[_K], *, flows: bool = False
+        self, method: Method, members: Sequence[Member], n_models: int, shared: Group[_K], *, room: int = 0
     ) -> None:
-        self._flows = flows
+        self._room = room
         self._method = method
         self._members = members
         self._n_models = n_models
@@ -151,16 +151,18 @@ class SharedRounds(Generic[_K]):
         self._show()
 
     def _start(self) -> None:
-        for statistic in shared_round(self._method, self._members, self._n_models, self.results):
-            self.pending[len(self.results)] = (statistic, self._accumulator(statistic))
+        declared = shared_round(self._method, self._members, self._n_models, self.results)
+        brackets = bracketed(declared, self._count, self._room)
+        for statistic in declared:
+            self.pending[len(self.results)] = (statistic, self._accumulator(statistic, brackets=brackets))
             self.results.append(None)
         self._show()
 
     def _show(self) -> None:
         self.shown, self.stride = shown(self.pending)
 
-    def _accumulator(self, statistic: Statistic) -> Accumulator:
-        if self._flows and isinstance(statistic, OrderStatistic) and self._count >= LEAST:
+    def _accumulator(self, statistic: Statistic, *, brackets: bool) -> Accumulator:
+        if brackets and isinstance(statistic, OrderStatistic):
             return BracketAccumulator(statistic.k, self._count)
         return statistic.accumulator(self._count, self._extent)
 
