@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -28,6 +28,7 @@ from sta_kernels.kernels.triton import tuned
 from sta_kernels.kernels.triton.config import LaunchConfig, heuristic
 from sta_kernels.kernels.triton.sta_forget import ForgetSegment, launch_sta_forget
 from sta_kernels.kernels.triton.sta_merge import MergeSegment, launch_sta_merge
+from sta_kernels.kernels.triton.sta_merge_constants import merge_itemsizes
 from sta_kernels.kernels.triton.taylor import launch_taylor_accumulate
 from sta_kernels.kernels.triton.weighted_sum import SumSegment, launch_weighted_sum
 
@@ -44,9 +45,8 @@ Measure = Callable[[Callable[[], None]], float]
 _TORCH = {DType.F32: torch.float32, DType.BF16: torch.bfloat16}
 
 
-def candidates(dtypes: Sequence[DType]) -> Iterator[tuned.TunedLaunch]:
-    """The heuristic's launch, then its neighbours; every access of each is 128 bits wide."""
-    itemsizes = [dtype.itemsize for dtype in dtypes]
+def candidates(itemsizes: Sequence[int]) -> Iterator[tuned.TunedLaunch]:
+    """The heuristic's launch for elements of these sizes, then its neighbours; accesses of each are as wide."""
     yield heuristic(itemsizes)
     for warps in (2, 4, 8):
         for accesses in (1, 2):
@@ -60,9 +60,17 @@ class Workload(NamedTuple):
     """One launch, named as launchers look it up."""
 
     op: str
-    variant: tuple[object, ...]
+    variant: tuple[Any, ...]
     dtypes: list[DType]
     run: Run
+
+    @property
+    def itemsizes(self) -> list[int]:
+        """Sizes of elements by which the heuristic chooses."""
+        if self.op == "sta_merge":
+            n_tasks, measure = self.variant
+            return merge_itemsizes(self.dtypes, n_tasks, measure)
+        return [dtype.itemsize for dtype in self.dtypes]
 
 
 def workloads(
@@ -137,13 +145,13 @@ def tune(
 ) -> dict[str, tuned.TunedLaunch]:
     """The fastest candidate of every workload; the device is the current one."""
     found: dict[str, tuned.TunedLaunch] = {}
-    for op, variant, dtypes, run in workloads(device, elements, tasks, measures):
+    for workload in workloads(device, elements, tasks, measures):
         times = {}
-        for launch in candidates(dtypes):
+        for launch in candidates(workload.itemsizes):
             config = LaunchConfig(launch.block, launch.block * launch.blocks, launch.warps)
-            times[launch] = time(functools.partial(run, config))
+            times[launch] = time(functools.partial(workload.run, config))
         best = min(times, key=times.__getitem__)
-        name = tuned.key(op, dtypes, *variant)
+        name = tuned.key(workload.op, workload.dtypes, *workload.variant)
         found[name] = best
         heuristics = next(iter(times.values()))
         say(f"{name}: {best}, {heuristics / times[best]:.3f} times as fast as the heuristic's launch")

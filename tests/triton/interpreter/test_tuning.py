@@ -175,8 +175,8 @@ def test_tuning_measures_every_candidate_and_keeps_the_fastest(cache: Path):
         "taylor_accumulate F32*1 BF16*1",
         "taylor_accumulate BF16*2",
     }
-    last = list(tuning.candidates([F32]))[-1]
-    assert launches["sta_merge 2 lp F32*6"] == last != next(tuning.candidates([F32]))
+    last = list(tuning.candidates([4]))[-1]
+    assert launches["sta_merge 2 lp F32*6"] == last != next(tuning.candidates([4]))
     assert len(lines) == len(launches)
 
 
@@ -197,9 +197,26 @@ def test_what_tuning_measures_is_what_launchers_look_up(cache: Path, monkeypatch
 
 
 def test_candidates_differ_and_are_launchable():
-    for dtypes in ([F32], [BF16, F32], [BF16]):
-        launches = list(tuning.candidates(dtypes))
+    for itemsizes in ([4], [2, 4], [2]):
+        launches = list(tuning.candidates(itemsizes))
         assert len(launches) == len(set(launches)) >= 12
+
+
+def test_what_is_measured_first_is_what_the_heuristic_launches(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of many narrow models that belong to the measure, fewer elements per thread."""
+    asked: list[LaunchConfig] = []
+
+    def seen(*arguments: Any, **options: Any) -> LaunchConfig:
+        asked.append(elementwise_config(*arguments, **options))
+        return LaunchConfig(256, 256, 4)
+
+    monkeypatch.setattr(sta_merge, "elementwise_config", seen)
+    for workload in tuning.workloads(DEVICE, 100, [9, 10], tuning.MEASURES):
+        if workload.op == "sta_merge":
+            workload.run(None)  # type: ignore[arg-type]  # as a launcher is called without a configuration
+            first = next(tuning.candidates(workload.itemsizes))
+            assert (asked[-1].block, asked[-1].warps) == (first.block, first.warps), workload
+    assert {config.block for config in asked} == {512, 1024}
 
 
 def test_without_a_gpu_the_command_says_so(capsys: pytest.CaptureFixture[str]):
