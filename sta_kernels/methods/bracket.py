@@ -34,7 +34,7 @@ RUN = 512
 """Neighbouring elements of the sample."""
 _SAMPLE = 1 << 15
 _LARGEST_SAMPLE = 1 << 19
-_DEVIATIONS = 24
+_DEVIATIONS = 12
 """Of a rank among as many independent draws. Neighbours are alike, so that there are fewer independent ones."""
 _MOST = 1 << 20
 """Keys that are set aside."""

@@ -6,6 +6,7 @@ import functools
 from fractions import Fraction
 
 
+@functools.lru_cache(maxsize=4096)
 def exact(value: float) -> Fraction:
     """A number as the decimal that was written, not as the nearest binary fraction."""
     return Fraction(str(value))
