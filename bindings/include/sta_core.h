@@ -1,9 +1,10 @@
 /* sta_core: the C ABI of the native kernels. It knows neither torch nor Python.
  *
- * Every function returns 0, or a negative sta_status. But for the rows of sta_rank_gate, and 8 MiB of keys at
- * most of an order statistic, no function allocates anything that grows with the number of elements; none keeps a pointer after it returns, or calls back. All functions are thread-safe; work is
- * shared among the threads of one process-wide pool, which is rebuilt in a forked child. Rounding mode and
- * flush-to-zero are set to the IEEE defaults while a kernel runs and restored afterwards, in every thread.
+ * Every function returns 0, or a negative sta_status. But for the rows of sta_rank_gate, and 8 MiB of keys at most of
+ * an order statistic, no function allocates anything that grows with the number of elements; none keeps a pointer after
+ * it returns, or calls back. All functions are thread-safe; work is shared among the threads of one process-wide pool,
+ * which is rebuilt in a forked child. Rounding mode and flush-to-zero are set to the IEEE defaults while a kernel runs
+ * and restored afterwards, in every thread.
  */
 #ifndef STA_CORE_H
 #define STA_CORE_H
@@ -175,11 +176,11 @@ STA_API int32_t sta_stream_read(int64_t n, int32_t n_inputs, const sta_operand* 
 
 /* Where the elements of one tensor are: from byte offset of an open file on, unit bytes each. address: room for a slice
  * of them, which the steps' operands point at. digest: NULL, or the state of the file's digest, STA_DIGEST_WORDS words,
- * zeros at first; digests: where the XXH3-128 of each block that ends within the range goes, 16 bytes each, if the
- * block also begins there, or in the range before it, which the state has seen to end where this one begins. After a
- * pass, the state's first words are the position of the byte that would follow, and the number of the first such block,
- * counted from the start of the file, and how many there were. capacity: digests that there is room for; no two channels
- * of a pass have the same state. */
+ * zeros at first, of no other channel of the pass; digests: where the XXH3-128 of each block that ends within the range
+ * goes, 16 bytes each, if the block also begins there, or in the range before it, which the state has seen to end where
+ * this one begins; capacity: for how many there is room. After a pass, the state's first words are the position of the
+ * byte that would follow, the number of the first such block, counted from the start of the file, and how many there
+ * were. */
 #define STA_DIGEST_WORDS 160
 typedef struct {
   int64_t fd, offset, unit;

@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     name, rest = _parse(arguments)
+    resumed = "" if "--dry-run" in rest else _RESUMED.get(name, "")
     with _signals() as received, _warnings():
         try:
             code = _command(name).run(rest)
@@ -56,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
         except Exception as error:
             # A signal during the import of a C extension ends as ImportError: what counts is the signal.
-            return _stopped(received[0], _RESUMED.get(name, "")) if received else _failed(error)
+            return _stopped(received[0], resumed) if received else _failed(error)
         except (Terminated, KeyboardInterrupt) as error:
-            return _stopped(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT, _RESUMED.get(name, ""))
+            return _stopped(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT, resumed)
 
 
 class Terminated(BaseException):

@@ -50,13 +50,18 @@ def parser() -> argparse.ArgumentParser:
         help="worker threads (default: one per processor)",
     )  # fmt: skip
     result.add_argument(
-        "--max-memory", metavar="SIZE", help="bound of the process, such as 512MB (default: 2 GiB or a quarter of RAM)"
+        "--max-memory",
+        metavar="SIZE",
+        help="bound of the process's own (anonymous) memory, such as 512MB; at least 192MB (default: 2 GiB, or a "
+        "quarter of RAM where that is less)",
     )
     result.add_argument(
         "--out-shard-size", metavar="SIZE", type=mergekit_flags.shard_size, default="5GB",
         help="largest output file, such as 5GB, or 5B as mergekit writes it (default: 5GB)",
     )  # fmt: skip
-    result.add_argument("--overwrite", action="store_true", help="replace what OUT holds")
+    result.add_argument(
+        "--overwrite", action="store_true", help="replace the merge that OUT holds, and leave other files"
+    )
     result.add_argument(
         "--allow-nonfinite", action="store_true", help="merge NaN and infinity instead of refusing them"
     )

@@ -96,4 +96,4 @@ def profile(times: Profile) -> str:
         if seconds >= 0.0005
     ]
     note = f"* of workers: the mean over {times.threads}"
-    return table([*rows, ("total", f"{times.total:8.3f} s"), ("", note)])
+    return table([*rows, ("total", f"{times.total:8.3f} s  with start-up"), ("", note)])

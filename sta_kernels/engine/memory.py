@@ -190,6 +190,8 @@ class Budget:
             limit = parse_size(max_memory, "max_memory")
         free = limit - baseline - _RESERVE - shared
         workers = min(threads, free // least)
+        if limit < LEAST and workers >= 1:
+            raise InputError(f"max_memory: {limit:,} bytes is too little: at least {LEAST // 10**6}MB")
         if limit < LEAST or workers < 1:
             # What a process holds differs a little from run to run: what is asked for must do in the next one too.
             enough = max(LEAST, (-(-(limit - free + least) // _ROUND) + 1) * _ROUND)

@@ -39,6 +39,8 @@ def read_model(node: Node, method: Method, notes: list[str], also: tuple[str, ..
     fields = node.mapping()
     known = ("model", "parameters", *also)
     for key, field in fields.items():
+        if key not in known and key in {parameter.key for parameter in method.parameters}:
+            field.fail("not understood; it belongs under `parameters`")
         if key not in known:
             unknown(field, key, known)
     if "model" not in fields:
