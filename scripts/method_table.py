@@ -94,7 +94,7 @@ def row(method: Method) -> str:
     job = job_of(method)
     rounds = list(job.rounds(method))
     passes = 1 + sum(max(statistic.passes for statistic, _ in round_) for round_ in rounds)
-    read = job.bytes_read + statistics_bytes(job, method, ("segment", "block", "model"))
+    read = job.bytes_read + statistics_bytes(job, method, ("segment", "block", "model"), flowing=True)
     tier = max({method.tier} | {statistic.tier for round_ in rounds for statistic, _ in round_})
     compute = ("torch.linalg", "torch.linalg") if tier == "C" else ("native", "Triton")
     served = ["yes" if hasattr(ops, method.name) else "no", "yes", "yes", "yes"]
