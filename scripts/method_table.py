@@ -11,7 +11,7 @@ from typing import Any
 
 from sta_kernels import methods, ops
 from sta_kernels.engine.jobs import Job, Operand
-from sta_kernels.engine.planning import statistics_bytes
+from sta_kernels.engine.flowing import passes_of, statistics_bytes
 from sta_kernels.methods.base import REQUIRED, Method, Settings
 from sta_kernels.recipe.parameters import MERGEKIT_METHODS
 
@@ -93,7 +93,7 @@ def row(method: Method) -> str:
     """One line of the table of costs."""
     job = job_of(method)
     rounds = list(job.rounds(method))
-    passes = 1 + sum(max(statistic.passes for statistic, _ in round_) for round_ in rounds)
+    passes = 1 + sum(max(passes_of(statistic, flowing=True) for statistic, _ in round_) for round_ in rounds)
     read = job.bytes_read + statistics_bytes(job, method, ("segment", "block", "model"), flowing=True)
     tier = max({method.tier} | {statistic.tier for round_ in rounds for statistic, _ in round_})
     compute = ("torch.linalg", "torch.linalg") if tier == "C" else ("native", "Triton")

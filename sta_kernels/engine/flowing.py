@@ -8,7 +8,7 @@ from sta_kernels.engine.inputs import Inputs
 from sta_kernels.engine.jobs import Job
 from sta_kernels.engine.memory import Budget
 from sta_kernels.methods.base import Method
-from sta_kernels.methods.statistics import OrderStatistic
+from sta_kernels.methods.statistics import OrderStatistic, Statistic
 
 MOST_AT_ONCE = 4 << 20
 """Bytes of a segment that is held as a whole although it could flow: a larger one is read again for its merge, from the
@@ -35,18 +35,17 @@ def read_whole(job: Job, method: Method, budget: Budget, *, flowing: bool) -> bo
     return job.memory(job.size) <= most and job.streamed(method)
 
 
-def statistics_bytes(job: Job, method: Method, scopes: Sequence[str], flowing: bool) -> int:
-    """Bytes that statistics of some scopes read of a segment: pass by pass, each operand once.
+def passes_of(statistic: Statistic, *, flowing: bool) -> int:
+    """Reads that a statistic takes: of what flows, an order statistic is bracketed by a sample as a rule."""
+    return 1 if flowing and isinstance(statistic, OrderStatistic) else statistic.passes
 
-    Of what flows, order statistics are bracketed by a sample as a rule, and read it once.
-    """
+
+def statistics_bytes(job: Job, method: Method, scopes: Sequence[str], flowing: bool) -> int:
+    """Bytes that statistics of some scopes read of a segment: pass by pass, each operand once."""
     total = 0
     for round_ in job.rounds(method):
         unknown = [statistic for statistic, known in round_ if known is None and statistic.scope in scopes]
-        passes = {
-            statistic: 1 if flowing and isinstance(statistic, OrderStatistic) else statistic.passes
-            for statistic in unknown
-        }
+        passes = {statistic: passes_of(statistic, flowing=flowing) for statistic in unknown}
         for done in range(max(passes.values(), default=0)):
             pending = [statistic for statistic, number in passes.items() if number > done]
             total += job.size * sum(map(job.unit, job.reduced_by(pending)))
