@@ -10,8 +10,8 @@ import re
 from typing import Any
 
 from sta_kernels import methods, ops
-from sta_kernels.engine.jobs import Job, Operand
 from sta_kernels.engine.flowing import passes_of, statistics_bytes
+from sta_kernels.engine.jobs import Job, Operand
 from sta_kernels.methods.base import REQUIRED, Method, Settings
 from sta_kernels.recipe.parameters import MERGEKIT_METHODS
 
