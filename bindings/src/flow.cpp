@@ -9,9 +9,13 @@
 #include "digest.h"
 
 #if !defined(_WIN32)
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
+#endif
+#if defined(__linux__) && (!defined(POSIX_FADV_WILLNEED) || !defined(SYNC_FILE_RANGE_WRITE))
+#error "reading ahead and writing behind would be left out without a word"
 #endif
 
 namespace {

@@ -156,10 +156,9 @@ class FlowExecutor(Executor):
         for operand in operands:
             source, first, last = self._range(tile.job, operand, start, stop)
             fd = stack.enter_context(source.descriptor())
-            # Of a file that serves two operands, as where layers of one model are merged, only one range goes on.
-            digest = self._digest_of(source.file) if digested and source.file not in files else None
-            if digested and digest is None:
-                digest = DigestState()
+            digest = None
+            if digested:  # of a file that serves two operands, as layers of one model may, only one range goes on
+                digest = DigestState() if source.file in files else self._digest_of(source.file)
             reads.append(Channel(fd, first, last, tile.job.unit(operand), tile.address(operand), digest, BLOCK))
             files.append(source.file)
         return files, reads

@@ -130,11 +130,6 @@ class Recorder(NativeBackend):
         self._steps: list[bytes] = []
         self._kept: list[Any] = []
 
-    @property
-    def steps(self) -> int:
-        """How many were noted."""
-        return len(self._steps)
-
     def _call(self, name: str, threads: int, *arguments: Any, keep: object = None) -> None:
         self._kept.append(keep)
         words = [

@@ -183,7 +183,9 @@ class BracketAccumulator(SelectAccumulator):
         self._counts_digits = bool(self._overflow) or self._tries >= _TRIES
         self._start()
         if not self._counts_digits:
+            missed = self._window
             self._place_window()
+            self._counts_digits |= self._window == missed  # there is no room for a wider one
         return False
 
     def _place_window(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -117,8 +118,18 @@ def test_brackets_change_nothing(
 
 
 def test_a_value_is_found_in_two_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sample, and one read of everything: no digit is counted."""
+    """A sample, and one read of everything, for each of two tensors and two models: no digit is counted."""
     counted: list[int] = []
+    passes: dict[int, int] = {}
+    end_of_pass = bracket.BracketAccumulator.end_of_pass
+
+    def ends(self: Any) -> bool:
+        passes[id(self)] = passes.get(id(self), 0) + 1
+        held.append(self)
+        return end_of_pass(self)
+
+    held: list[Any] = []  # so that no two of them have the same address
+    monkeypatch.setattr(bracket.BracketAccumulator, "end_of_pass", ends)
     paths = write(tmp_path, "continuous")
     monkeypatch.setattr(bracket, "LEAST", 1000)
     monkeypatch.setattr(bracket, "_SAMPLE", 1 << 14)
@@ -127,6 +138,17 @@ def test_a_value_is_found_in_two_reads(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(memory, "SIZES", {**memory.SIZES, "native": small})
     merged(paths, "ties", tmp_path / "out")
     assert not counted
+    assert list(passes.values()) == [2] * 4
+
+
+def test_a_window_that_cannot_be_widened_is_not_tried_again() -> None:
+    """What the room allows is what the first try took: the digits are counted at once."""
+    accumulator = bracket.BracketAccumulator(1 << 27, 200 << 20)
+    accumulator._sample = [np.arange(1 << 19, dtype=np.uint32)]
+    assert not accumulator.end_of_pass()
+    assert accumulator._window is not None
+    assert not accumulator.end_of_pass()  # nothing was set aside: the window missed
+    assert accumulator._counts_digits
 
 
 def test_ties_may_end_where_a_tile_does(tmp_path: Path, shrink_buffers: Callable[..., None]) -> None:
