@@ -3,7 +3,6 @@
 #include <chrono>
 #include <cstring>
 #include <optional>
-#include <vector>
 
 #include "calls.h"
 #include "digest.h"
@@ -14,8 +13,8 @@
 
 #include <cerrno>
 #endif
-#if defined(__linux__) && (!defined(POSIX_FADV_WILLNEED) || !defined(SYNC_FILE_RANGE_WRITE))
-#error "reading ahead and writing behind would be left out without a word"
+#if defined(__linux__) && !defined(SYNC_FILE_RANGE_WRITE)
+#error "writing behind would be left out without a word"
 #endif
 
 namespace {
@@ -216,39 +215,6 @@ bool write_slice(const sta_channel& channel, int64_t at, int64_t n, sta_flow_rep
       report);
 }
 
-// Asks for what comes next where reading turns out to wait for a device, so that requests are in flight for all files
-// at once, each in its order.
-class ReadAhead {
- public:
-  explicit ReadAhead(const sta_flow_job& job)
-      : job_(job), asked_(static_cast<size_t>(job.n_reads), 0), window_(kWindow / std::max<int64_t>(job.n_reads, 1)) {}
-
-  // After reading so many bytes, up to element next of the range.
-  void after(int64_t next, int64_t bytes, int64_t nanoseconds) {
-#if defined(POSIX_FADV_WILLNEED)
-    // A gigabyte a second and more comes from memory; of a sample, what lies between its runs is not wanted.
-    if (nanoseconds < bytes || job_.stride > job_.slice) return;
-    for (int64_t i = 0; i < job_.n_reads; ++i) {
-      const sta_channel& channel = job_.reads[i];
-      const int64_t from = channel.offset + next * channel.unit;
-      int64_t& asked = asked_[static_cast<size_t>(i)];
-      if (asked - from > window_ / 2) continue;
-      const int64_t begin = std::max(asked, from);
-      asked = from + window_;
-      posix_fadvise(static_cast<int>(channel.fd), begin, asked - begin, POSIX_FADV_WILLNEED);
-    }
-#else
-    (void)next, (void)bytes, (void)nanoseconds;
-#endif
-  }
-
- private:
-  static constexpr int64_t kWindow = int64_t{32} << 20;
-  const sta_flow_job& job_;
-  std::vector<int64_t> asked_;
-  int64_t window_;
-};
-
 // Has what was written go to the device meanwhile, so that the sync at the end finds little to do.
 class WriteBehind {
  public:
@@ -287,20 +253,16 @@ int32_t flow(const sta_flow_job& job, const KernelTable& kernels, sta_flow_repor
     pointer<BlockDigests>(channel.digest)->pass(kernels, pointer<const char>(channel.address), n * channel.unit);
     clock.charge(STA_STAGE_DIGEST);
   };
-  ReadAhead ahead(job);
   std::optional<WriteBehind> behind;
   if (job.out) behind.emplace(*job.out);
   for (int64_t at = 0; at < job.n; at += job.stride) {
-    const int64_t n = std::min(job.slice, job.n - at), before = report->nanoseconds[STA_STAGE_READ];
-    int64_t bytes = 0;
+    const int64_t n = std::min(job.slice, job.n - at);
     for (int64_t i = 0; i < job.n_reads; ++i) {
       report->channel = i;
       if (!read_slice(job.reads[i], at, n, report)) return STA_OK;
       clock.charge(STA_STAGE_READ);
-      bytes += n * job.reads[i].unit;
       digest(job.reads[i], n);
     }
-    ahead.after(at + job.stride, bytes, report->nanoseconds[STA_STAGE_READ] - before);
     const int32_t status = steps.run(at, n);
     clock.charge(STA_STAGE_COMPUTE);
     if (status != STA_OK || report->problem) return status;
