@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
@@ -42,7 +43,7 @@ def watch(command: Sequence[str], stdout: int | None = None) -> Watched:
     seen: list[int] = []
     ended = threading.Event()
     began = time.perf_counter()
-    with subprocess.Popen(command, cwd=records.HERE, stdout=stdout) as process:
+    with subprocess.Popen(command, cwd=records.HERE, env=environment(), stdout=stdout) as process:
         sampler = threading.Thread(target=_sample, args=(process.pid, seen, ended))
         sampler.start()
         try:
@@ -57,6 +58,11 @@ def watch(command: Sequence[str], stdout: int | None = None) -> Watched:
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     return Watched(seconds, max(seen, default=0), len(seen))
+
+
+def environment() -> dict[str, str]:
+    """Ours, in which Python may keep what it compiles, as it does when a package is installed."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _sample(pid: int, seen: list[int], ended: threading.Event) -> None:

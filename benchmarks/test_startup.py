@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import checkpoints, records
+from benchmarks import checkpoints, processes, records
 from benchmarks.harness import Contender, Contest
 
 N_MODELS = 5
@@ -21,7 +21,10 @@ NUMPY = ("python, numpy", [sys.executable, "-c", "import numpy"])
 
 
 def run(arguments: Sequence[str]) -> str:
-    return subprocess.run(arguments, cwd=records.HERE, stdout=subprocess.PIPE, text=True, check=True).stdout
+    done = subprocess.run(
+        arguments, cwd=records.HERE, env=processes.environment(), stdout=subprocess.PIPE, text=True, check=True
+    )
+    return done.stdout
 
 
 def contenders(name: str, arguments: Sequence[str]) -> list[Contender]:

@@ -106,9 +106,12 @@ class Steps {
         return status;
       }
       case STA_STEP_COLLECT: {
+        if (w[6] < 1) return STA_INVALID;
         const Field field(w + 1, at);
-        return sta_collect(n, field.importance, field.theta, field.measure, field.formula, pointer<sta_collector>(w[5]),
-                           &options_);
+        sta_collector& collector = pointer<sta_collector>(w[5])[at / w[6]];
+        if (!collector.last) collector.first = at;
+        collector.last = at + n;
+        return sta_collect(n, field.importance, field.theta, field.measure, field.formula, &collector, &options_);
       }
       case STA_STEP_NONFINITE: {
         int64_t operand, where;

@@ -16,7 +16,6 @@ from sta_kernels.kernels.buffers import MEASURES, Buffer, ImportanceSource
 from sta_kernels.kernels.formula import FormulaSource, Source
 from sta_kernels.kernels.native_calls import (
     ISAS,
-    Collector,
     Formulas,
     Sources,
     Table,
@@ -167,11 +166,6 @@ class NativeBackend:
             source.size, *given.arguments, prefix, prefix_bits, digit_bits, address_of(counts),
             keep=(given, counts),
         )  # fmt: skip
-
-    def collect(self, source: Source, keys: Collector) -> None:
-        """Set aside the keys of a source that lie within a window; on one thread."""
-        given = Sources([source])
-        self._call("sta_collect", 1, source.size, *given.arguments, keys.address, keep=(given, keys))
 
     def order_statistic(self, source: Source, k: int, *, threads: int) -> float:
         """See :class:`sta_kernels.kernels.backend.Backend`."""

@@ -14,7 +14,7 @@ import numpy as np
 from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.kernels.formula import Source
 from sta_kernels.kernels.native import NativeBackend
-from sta_kernels.kernels.native_calls import SIGNATURES, Sources, Table, address_of, check_status, load_core
+from sta_kernels.kernels.native_calls import SIGNATURES, Collectors, Sources, Table, address_of, check_status, load_core
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
 
 _STEPS = (
@@ -155,6 +155,13 @@ class Recorder(NativeBackend):
         arguments = (source.size, *given.arguments, value, address_of(counts), address_of(greater))
         self._call("sta_count_equal", threads, *arguments, keep=(given, greater, counts))
         return greater
+
+    def collect(self, source: Source, collectors: Collectors) -> None:
+        """Notes that keys of a source that lie within a window are set aside."""
+        given = Sources([source])
+        words = (source.size, *given.arguments, collectors.address, collectors.elements)
+        self._kept.append((given, collectors))
+        self._note("sta_collect", [struct.pack("<q", word or 0) for word in words])
 
     def check_finite(self, buffers: Sequence[Buffer]) -> int:
         """Notes that the pass ends at the first NaN or infinity; returns the number of the step."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.formula import Source
-from sta_kernels.kernels.native_calls import Collector
+from sta_kernels.kernels.native_calls import Collector, Collectors
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
 from sta_kernels.methods.accumulators import (
     ALL_TIES,
@@ -41,35 +40,54 @@ _MOST = 1 << 20
 _GREATEST = 200 << 20
 """Elements up to which so many keys make a window that a sample's rank does not miss by chance."""
 _SLOTS = 1 << 12
+_PARTS = 8
+"""Of a tile, whose keys are kept apart: so narrow is the place where ties end known before it is looked for."""
+_LEAST_PART = 1 << 16
 _EVERYTHING = (0, 0xFFFFFFFF)
 _TRIES = 2
 
 
-@dataclass(frozen=True)
-class _Tile:
-    """What a tile has within the window.
+class _Part:
+    """What a part of the elements has within the window.
+
+    Args:
+        offset: of the range that the collector's elements are counted in.
+        collector: has seen them.
 
     Attributes:
         start: first element.
         stop: element after the last.
-        seldom: keys, in any order.
-        often: other keys, that recur.
-        counts: how often those do.
     """
 
-    start: int
-    stop: int
-    seldom: np.ndarray[Any, Any]
-    often: np.ndarray[Any, Any]
-    counts: np.ndarray[Any, Any]
+    __slots__ = ("_before", "_often", "_seldom", "start", "stop")
 
-    def number(self, key: int) -> int:
-        """Occurrences of one key."""
-        return int(np.count_nonzero(self.seldom == key)) + int(self.counts[self.often == key].sum())
+    def __init__(self, offset: int, collector: Collector) -> None:
+        first, last = collector.seen
+        self.start, self.stop = offset + first, offset + last
+        self._seldom = collector.seldom
+        self._often, counts = collector.often
+        self._before = np.concatenate(([0], np.cumsum(counts)))
+
+    @property
+    def held(self) -> int:
+        """Elements within the window."""
+        return self.up_to(0xFFFFFFFF)
 
     def less(self, key: int) -> int:
-        """Occurrences of smaller keys."""
-        return int(np.count_nonzero(self.seldom < key)) + int(self.counts[self.often < key].sum())
+        """Of these, how many have a smaller key."""
+        return self._rank(key, "left")
+
+    def up_to(self, key: int) -> int:
+        """Of these, how many have no greater key."""
+        return self._rank(key, "right")
+
+    def number(self, key: int) -> int:
+        """Of these, how many have this key."""
+        return self.up_to(key) - self.less(key)
+
+    def _rank(self, key: int, side: Literal["left", "right"]) -> int:
+        sought = np.uint32(key)  # of the arrays' type, or they would be copied
+        return int(self._seldom.searchsorted(sought, side)) + int(self._before[self._often.searchsorted(sought, side)])
 
 
 def bracketed(declared: Sequence[Statistic], n_elements: int, room: int) -> bool:
@@ -122,7 +140,7 @@ class BracketAccumulator(SelectAccumulator):
 
     def _start(self) -> None:
         self._below = self._overflow = 0
-        self._tiles: list[_Tile] = []
+        self._parts: list[_Part] = []
 
     @property
     def stride(self) -> int | None:
@@ -137,21 +155,24 @@ class BracketAccumulator(SelectAccumulator):
             return super().take(backend, source, offset, size, threads=threads)
         if self._window is None:
             runs = -(-size // (self.stride or 1))
-            collector = Collector(_EVERYTHING, runs * RUN, 0)
+            collectors = Collectors(size, size, _EVERYTHING, runs * RUN, 0)
         else:
-            collector = Collector(self._window, min(int(size * self._share() * 2) + 4096, _MOST), _SLOTS)
-        backend.collect(source, collector)  # type: ignore[attr-defined]
+            elements = max(-(-size // _PARTS), _LEAST_PART)
+            room = min(int(elements * self._share() * 4) + 4096, _MOST // 4)  # parts differ
+            collectors = Collectors(elements, size, self._window, room, _SLOTS)
+        backend.collect(source, collectors)  # type: ignore[attr-defined]
 
         def settle() -> None:
             if self._window is None:
+                sample = collectors.parts[0].seldom
                 with self._lock:
-                    self._sample.append(collector.seldom)
+                    self._sample.append(sample)
                 return
-            tile = _Tile(offset, offset + size, collector.seldom, *collector.often)
+            parts = [_Part(offset, collector) for collector in collectors.parts]
             with self._lock:
-                self._below += collector.below
-                self._overflow += collector.overflow
-                self._tiles.append(tile)
+                self._below += sum(collector.below for collector in collectors.parts)
+                self._overflow += sum(collector.overflow for collector in collectors.parts)
+                self._parts += parts
 
         return settle
 
@@ -174,9 +195,8 @@ class BracketAccumulator(SelectAccumulator):
             self._place_window()
             return False
         rank = self._k - self._below
-        held = sum(len(tile.seldom) + int(tile.counts.sum()) for tile in self._tiles)
-        if not self._overflow and 1 <= rank <= held:
-            self._key = _select(self._tiles, self._window, rank)
+        if not self._overflow and 1 <= rank <= sum(part.held for part in self._parts):
+            self._key = _select(self._parts, self._window, rank)
             self.result = key_to_float(self._key)
             return True
         self._tries += 1
@@ -204,38 +224,32 @@ class BracketAccumulator(SelectAccumulator):
     def seed(self, cut: CutAccumulator) -> bool:
         """Tell where the ties end that are equal to the result; True where the cut is known by that.
 
-        As far as the tiles know: as a rule, in which of them it lies.
+        As far as the parts know: as a rule, in which of them it lies.
         """
         if self._counts_digits:
             return False
-        below = self._below + sum(tile.less(self._key) for tile in self._tiles)
-        ties = sum(tile.number(self._key) for tile in self._tiles)
+        below = self._below + sum(part.less(self._key) for part in self._parts)
+        ties = sum(part.number(self._key) for part in self._parts)
         left = cut.count - (self._n - below - ties)
         if left <= 0 or left >= ties:
             cut.result = ALL_TIES if left > 0 else 0
             return True
-        for tile in sorted(self._tiles, key=lambda tile: tile.start):
-            number = tile.number(self._key)
+        for part in sorted(self._parts, key=lambda part: part.start):
+            number = part.number(self._key)
             if left <= number:
-                cut.look_within(tile.start, tile.stop, left)
+                cut.look_within(part.start, part.stop, left)
                 break
             left -= number
         return False
 
 
-def _select(tiles: Sequence[_Tile], window: tuple[int, int], rank: int) -> int:
-    """The key of a rank among those of all tiles: the window is halved until one is left."""
+def _select(parts: Sequence[_Part], window: tuple[int, int], rank: int) -> int:
+    """The key of a rank among those of all parts: the least that so many do not exceed."""
     low, high = window
-    seldom = np.concatenate([tile.seldom for tile in tiles])
-    often = np.concatenate([tile.often for tile in tiles])
-    counts = np.concatenate([tile.counts for tile in tiles])
     while low < high:
         middle = (low + high) // 2
-        small, few = seldom <= middle, often <= middle
-        number = int(np.count_nonzero(small)) + int(counts[few].sum())
-        if rank <= number:
+        if rank <= sum(part.up_to(middle) for part in parts):
             high = middle
         else:
-            low, rank, small, few = middle + 1, rank - number, ~small, ~few
-        seldom, often, counts = seldom[small], often[few], counts[few]
+            low = middle + 1
     return low

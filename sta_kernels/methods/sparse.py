@@ -6,6 +6,7 @@ differ in the gate that makes M_i, in whether signs are elected, and in defaults
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -191,6 +192,7 @@ def distance_of(task: int) -> Field:
     return Field(Formula("distance"), (task,))
 
 
+@functools.lru_cache(1 << 10)
 def share_of(share: float, n: int) -> int:
     """``⌊share·n⌋`` of the decimal as written, no more than n."""
     return min(math.floor(exact(share) * n), n)

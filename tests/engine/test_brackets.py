@@ -17,6 +17,7 @@ from sta_kernels.engine import Manifest, memory, merge_checkpoints
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.native_flow import can_flow
 from sta_kernels.methods import bracket
+from sta_kernels.methods.accumulators import CutAccumulator
 
 pytestmark = pytest.mark.skipif(not can_flow(), reason="this system has no positioned reads")
 
@@ -164,6 +165,36 @@ def test_ties_may_end_where_a_tile_does(tmp_path: Path, shrink_buffers: Callable
         merge_checkpoints(recipe, tmp_path / f"out{kept}", max_memory="1GB")
         merged = load_file(tmp_path / f"out{kept}" / "model.safetensors")["w"]
         assert torch.equal(merged, (torch.arange(size) < kept).float())
+
+
+def test_ties_may_end_where_a_part_of_a_tile_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All entries are equal, in one tile, of which a part is read again to find where those that are kept end."""
+    size = 1 << 20
+    for name, value in (("base", 0.0), ("a", 1.0)):
+        (tmp_path / name).mkdir()
+        save_file({"w": torch.full((size,), value)}, tmp_path / name / "model.safetensors")
+    looked: list[tuple[int, int]] = []
+    look_within = CutAccumulator.look_within
+
+    def looks(self: CutAccumulator, start: int, stop: int, ties: int) -> None:
+        looked.append((start, stop))
+        look_within(self, start, stop, ties)
+
+    monkeypatch.setattr(CutAccumulator, "look_within", looks)
+
+    def check(kept: int) -> None:
+        entry = {"model": str(tmp_path / "a"), "parameters": {"density": (kept + 0.5) / size}}
+        recipe = {"merge_method": "ties", "base_model": str(tmp_path / "base"), "models": [entry]}
+        merge_checkpoints(recipe, tmp_path / f"out{kept}", max_memory="1GB")
+        merged = load_file(tmp_path / f"out{kept}" / "model.safetensors")["w"]
+        assert torch.equal(merged, (torch.arange(size) < kept).float())
+
+    check(size // 2)
+    ((start, stop),) = looked
+    assert 0 < start < size // 2 <= stop < size
+    assert stop - start <= size // 4
+    for kept in (start - 1, start, start + 1, stop - 1, stop, stop + 1):
+        check(kept)
 
 
 def test_ties_end_within_tiles_of_another_pass(tmp_path: Path, shrink_buffers: Callable[..., None]) -> None:

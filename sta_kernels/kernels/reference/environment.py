@@ -9,8 +9,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator
 from typing import Any
 
 import numpy as np
@@ -28,23 +27,29 @@ def _load_libm() -> Any:
 
 
 _libm = _load_libm()
+_Environment = ctypes.c_uint64 * 32  # larger than any fenv_t
 
 
-@contextmanager
-def ieee_arithmetic() -> Iterator[None]:
+class ieee_arithmetic(ContextDecorator):  # noqa: N801 - as numpy.errstate, which it extends
     """Compute under the IEEE defaults in this thread, and leave the thread's mode as it was.
 
     Usable as a decorator. Where the mode cannot be reached (a C library other than glibc, or a processor other than
     x86-64 and AArch64), NumPy computes under the mode that it finds.
     """
-    with np.errstate(all="ignore"):
-        if _libm is None:
-            yield
-            return
-        saved = (ctypes.c_uint64 * 32)()  # larger than any fenv_t
-        _libm.fegetenv(saved)
-        _libm.fesetenv(_FE_DFL_ENV)
-        try:
-            yield
-        finally:
-            _libm.fesetenv(saved)
+
+    def __enter__(self) -> None:
+        self._errors = np.errstate(all="ignore")
+        self._errors.__enter__()
+        if _libm is not None:
+            self._saved = _Environment()
+            _libm.fegetenv(self._saved)
+            _libm.fesetenv(_FE_DFL_ENV)
+
+    def __exit__(self, *raised: object) -> None:
+        if _libm is not None:
+            _libm.fesetenv(self._saved)
+        self._errors.__exit__(None, None, None)
+
+    def _recreate_cm(self) -> ieee_arithmetic:
+        """One per call: a decorated function may call itself, and run on several threads."""
+        return ieee_arithmetic()
