@@ -111,19 +111,21 @@ STA_INLINE void each_form(const FormulaCall& call, Body body) {
   counted<4>(call, [&](auto models) { body(Form<3>{}, models); });
 }
 
-template <int kForm, class Models>
+template <class Format, int kForm, class Models>
 static void pcb_score_tile(const FormulaCall& call, const FormulaTile& t) {
   Competition<kForm, Models> tasks(call);
   const int task = static_cast<int>(call.integers[0]);
-  each_vector(t.n, [&](int64_t i) {
-    read_tau<Models>(call, t, i, tasks.tau);
+  each_vector(t.n, [&](int64_t i) STA_INLINE_STEP {
+    read_tau<Format, Models>(call, t, i, tasks.tau);
     tasks.clip();
     V::store(t.value + i, tasks.score(task, tasks.agreement_of(task)));
   });
 }
 
+template <class Format>
 static void pcb_score(const FormulaCall& call, const FormulaTile& t) {
-  each_form(call, [&](auto form, auto models) { pcb_score_tile<decltype(form)::value, decltype(models)>(call, t); });
+  each_form(call,
+            [&](auto form, auto models) { pcb_score_tile<Format, decltype(form)::value, decltype(models)>(call, t); });
 }
 
 // The magnitude up to which an entry of a task has a score of no more than the least, whatever the others are; below 0
@@ -159,7 +161,7 @@ static float idle_magnitude(const FormulaCall& call, int task) {
 }
 
 // Most entries score no more than the least: where all tasks do, the result is 0. The others are packed first.
-template <int kForm, class Models>
+template <class Format, int kForm, class Models>
 static void pcb_tile(const FormulaCall& call, const FormulaTile& t) {
   constexpr int64_t kPart = 512;
   const int n_models = Models::of(call);
@@ -172,7 +174,7 @@ static void pcb_tile(const FormulaCall& call, const FormulaTile& t) {
     const int64_t stop = t.n - at < kPart ? t.n : at + kPart;
     int64_t count = 0;
     for (int64_t i = at; i < stop; i += V::W) {
-      read_tau<Models>(call, t, i, tasks.tau);
+      read_tau<Format, Models>(call, t, i, tasks.tau);
       V::M idles = V::mtrue();
       STA_UNROLL
       for (int j = 0; j < n_models; ++j) idles = V::mand(idles, V::ge(V::set(idle[j]), V::abs(tasks.tau[j])));
@@ -193,6 +195,7 @@ static void pcb_tile(const FormulaCall& call, const FormulaTile& t) {
   }
 }
 
+template <class Format>
 static void pcb(const FormulaCall& call, const FormulaTile& t) {
-  each_form(call, [&](auto form, auto models) { pcb_tile<decltype(form)::value, decltype(models)>(call, t); });
+  each_form(call, [&](auto form, auto models) { pcb_tile<Format, decltype(form)::value, decltype(models)>(call, t); });
 }

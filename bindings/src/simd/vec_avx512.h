@@ -100,9 +100,16 @@ struct V {
     return __builtin_popcount(m);
   }
 
+  // Numbers of words, for shuffles: of the first sixteen, each twice; of the upper halves of the lanes, then anything.
+  STA_INLINE I twice() { return _mm512_mullo_epi32(places(), iset(0x10001)); }
+  STA_INLINE I uppers() {
+    const __m256i odd = _mm256_setr_epi16(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return _mm512_castsi256_si512(odd);
+  }
+  // One shuffle, where widening and shifting would be two operations.
   STA_INLINE F load_bf16(const void* p) {
-    const __m256i raw = _mm256_loadu_si256(static_cast<const __m256i*>(p));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16));
+    const I raw = _mm512_castsi256_si512(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, twice(), raw));
   }
   // Bits of a rounded to bfloat16, in the upper half of each lane; what is below them is anything.
   STA_INLINE I round_bf16(F a) {
@@ -111,7 +118,9 @@ struct V {
     const I rounded = _mm512_add_epi32(u, _mm512_add_epi32(odd, iset(0x7fff)));
     return _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), u, iset(0x400000));
   }
-  STA_INLINE __m256i pack_bf16(F a) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_bf16(a), 16)); }
+  STA_INLINE __m256i pack_bf16(F a) {
+    return _mm512_castsi512_si256(_mm512_permutexvar_epi16(uppers(), round_bf16(a)));
+  }
   // Even and odd elements, rounded and interleaved again.
   STA_INLINE I interleave_bf16(F even, F odd) {
     return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(round_bf16(even), 16), round_bf16(odd));
