@@ -50,9 +50,6 @@ struct V {
   STA_INLINE I bits(F a) { return _mm512_castps_si512(a); }
   STA_INLINE F from_bits(I a) { return _mm512_castsi512_ps(a); }
   STA_INLINE I iset(uint32_t a) { return _mm512_set1_epi32(static_cast<int>(a)); }
-  STA_INLINE I places() {
-    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  }  // of the lanes
   STA_INLINE I iload(const void* p) { return _mm512_loadu_si512(p); }
   STA_INLINE void istore(void* p, I a) { _mm512_storeu_si512(p, a); }
   STA_INLINE I iadd(I a, I b) { return _mm512_add_epi32(a, b); }
@@ -99,9 +96,14 @@ struct V {
     _mm512_storeu_si512(dst, _mm512_maskz_compress_epi32(m, a));
     return __builtin_popcount(m);
   }
+  // The other way round: the selected lanes are the next ones from p, where W can be read; the others are those of a.
+  STA_INLINE F expand(F a, M m, const float* p) { return _mm512_mask_expand_ps(a, m, load(p)); }
 
   // Numbers of words, for shuffles: of the first sixteen, each twice; of the upper halves of the lanes, then anything.
-  STA_INLINE I twice() { return _mm512_mullo_epi32(places(), iset(0x10001)); }
+  STA_INLINE I twice() {
+    const I lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_or_si512(lanes, _mm512_slli_epi32(lanes, 16));
+  }
   STA_INLINE I uppers() {
     const __m256i odd = _mm256_setr_epi16(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
     return _mm512_castsi256_si512(odd);
