@@ -22,7 +22,15 @@ COMMON += ["-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno"]
 EVERYWHERE = ("api", "digest", "dispatch", "flow", "formula", "layout", "pool", "rank_gate", "select")
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 # GCC reports its own AVX-512 header as using uninitialised values.
-AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-Wno-maybe-uninitialized"]
+AVX512 = [
+    *AVX2,
+    "-mavx512f",
+    "-mavx512bw",
+    "-mavx512dq",
+    "-mavx512vl",
+    "-Wno-uninitialized",
+    "-Wno-maybe-uninitialized",
+]
 
 
 def units() -> list[tuple[str, list[str]]]:

@@ -35,15 +35,17 @@ Variants = Callable[[np.random.Generator, FormulaSource, int], Formula]
 
 
 @functools.cache
-def formula_cases(name: str, *, nonfinite: bool = False) -> tuple[FormulaSource, ...]:
+def formula_cases(name: str, *, nonfinite: bool = False, dtype: DType | None = None) -> tuple[FormulaSource, ...]:
     """Cases of one formula.
 
     Args:
         name: one of :data:`NAMES`.
         nonfinite: with a NaN and infinities among the operands, of which NaN payloads may differ between backends.
+        dtype: of all operands; None: a mixture.
     """
     make, count = _MAKERS[name]
-    return tuple(_case(name, make, number, "nonfinite" if nonfinite else KINDS[number % 3]) for number in range(count))
+    kinds = ("nonfinite",) if nonfinite else KINDS
+    return tuple(_case(name, make, number, kinds[number % len(kinds)], dtype) for number in range(count))
 
 
 def large_case(name: str, n: int) -> FormulaSource:
@@ -100,12 +102,12 @@ def _buffer(values: np.ndarray[Any, Any], dtype: DType) -> Buffer:
     return Buffer.from_numpy(stored(values, dtype), dtype)
 
 
-def _case(name: str, make: Variants, number: int, kind: str) -> FormulaSource:
+def _case(name: str, make: Variants, number: int, kind: str, dtype: DType | None) -> FormulaSource:
     rng = np.random.default_rng((number, *name.encode()))
     n_models = 1 if name in _OF_ONE_MODEL else N_MODELS[number % len(N_MODELS)]
     dtypes: Iterator[DType] = (DType(int(code)) for code in iter(lambda: rng.integers(4), None))
-    if number % 3 == 1:
-        dtypes = itertools.repeat(DType.F32)
+    if dtype is not None or number % 3 == 1:
+        dtypes = itertools.repeat(DType.F32 if dtype is None else dtype)
     n, offset = SIZES[(3 * number + 1) % len(SIZES)], OFFSETS[number % len(OFFSETS)]
     return _with_formula(name, make, rng, operands(rng, n, n_models, kind, dtypes, offset), number)
 

@@ -54,10 +54,10 @@ struct Source {
   const FormulaCall* formula;
 };
 
-// Operands of one step of a formula as float32, in whole vectors.
+// Operands of one step of a formula, in whole vectors. Base and models are of one type; importances are float32.
 struct FormulaTile {
-  const float* base;  // zeros where there is none
-  const float* model[STA_MAX_TASKS];
+  const char* base;  // zeros where there is none
+  const char* model[STA_MAX_TASKS];
   const float* importance[STA_MAX_TASKS];
   int64_t n;      // elements, the last vector's perhaps fewer than whole
   int64_t index;  // of the first one in its tensor
@@ -66,13 +66,16 @@ struct FormulaTile {
   float* value;  // where the result goes
 };
 
+// The dtypes from which formulas read base and models in registers: STA_F32, STA_BF16 and STA_F16.
+constexpr int kReadable = 3;
+
 // One formula. A call must have at least so many parameters, and pass accepts, if there is one.
 struct Formula {
   const char* name;
   bool delta;  // whether its value is a merged task vector, which a rule adds to the base
   int variant, shared, width, integers, integers_per_model;
   bool (*accepts)(const FormulaCall&);
-  void (*value)(const FormulaCall&, const FormulaTile&);
+  void (*value[kReadable])(const FormulaCall&, const FormulaTile&);  // by the dtype of base and models
 };
 
 // Keys start <= key <= start + span, in bins of 2^shift.

@@ -38,6 +38,12 @@ def expected_output(name: str, number: int, nonfinite: bool, dtype: DType) -> np
     return evaluated(REFERENCE, formula_cases(name, nonfinite=nonfinite)[number], dtype)
 
 
+@functools.cache
+def expected_of_dtype(name: str, number: int, dtype: DType) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    source = formula_cases(name, dtype=dtype)[number]
+    return REFERENCE.values(source, 0, source.size), evaluated(REFERENCE, source, dtype)
+
+
 def evaluated(backend: Any, source: FormulaSource, dtype: DType, threads: int = 1) -> np.ndarray[Any, Any]:
     out, buffer = poisoned(source.size, dtype)
     backend.evaluate(source, out=buffer, threads=threads)
@@ -83,6 +89,21 @@ def test_evaluate(isa: str, name: str, nonfinite: bool) -> None:
         for tile, streaming_bytes in (next(ways, (None, None)), (TILES[number % 3], 1)):
             out = evaluated(NativeBackend(isa, tile, streaming_bytes), source, dtype, THREADS[number % 3])
             assert same_values(out, expected, dtype), (number, source, dtype, tile)
+
+
+@every_formula
+@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16, DType.F16])
+def test_operands_and_result_of_one_dtype(isa: str, name: str, dtype: DType) -> None:
+    """Those are read and written in registers, but for the last elements."""
+    for number, source in enumerate(formula_cases(name, dtype=dtype)):
+        backend = NativeBackend(isa, (None, 64)[number // 4 % 2], (None, 1)[number // 2 % 2])
+        values, expected = expected_of_dtype(name, number, dtype)
+        assert same_values(backend.values(source, 0, source.size), values), (number, source)
+        assert same_values(evaluated(backend, source, dtype), expected, dtype), (number, source)
+        own = rearranged(source, np.copy)
+        target = own.operands[number % len(own.operands)]
+        backend.evaluate(own, out=target, threads=2)
+        assert same_values(target.numpy(), expected, dtype), (number, source)
 
 
 @every_formula

@@ -44,6 +44,40 @@ def test_scores_of_which_few_are_above_the_least(isa: str, form: int, n_models: 
     assert 0 < np.count_nonzero(expected) < N
 
 
+@pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, -1)])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9, 0.99, 0.9999])
+def test_every_pair_of_magnitudes_and_signs(isa: str, signs: tuple[int, int], share: float) -> None:
+    """The least score is one that occurs: those next above it, on a grid of all magnitudes, are near every bound."""
+    steps = np.linspace(0, 1, 129, dtype=np.float32)
+    pair = [sign * axis.ravel() for sign, axis in zip(signs, np.meshgrid(steps, steps), strict=True)]
+    for n_models in (2, 3, 5):
+        tau = tuple(map(Buffer.from_numpy, (*pair, *[pair[1]] * (n_models - 2))))
+        source = FormulaSource(Formula("distance"), tau, Buffer.from_numpy(0 * pair[0]))
+        score = Formula("pcb_score", (3,), (), ((0.0, 1.0),) * n_models, (0,))
+        values = np.sort(NumpyBackend().values(replace(source, formula=score), 0, source.size))
+        row, idle = (0.0, 1.0, 1.0, float(max(values[int(share * values.size)], 0)), 9.0), (0.0, 1.0, 1.0, 99.0, 99.0)
+        formula = Formula("pcb", (3,), (1.0,), (row, *[idle] * (n_models - 1)))
+        expected, found = results(isa, replace(source, formula=formula))
+        assert same_values(found, expected, DType.F32)
+        assert np.count_nonzero(expected) == np.count_nonzero(values > row[3])
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-38, 1e-20, 1e30])
+def test_of_any_scale(isa: str, scale: float) -> None:
+    """Subnormal magnitudes, whose range has no finite reciprocal, among them."""
+    rng = np.random.default_rng(1)
+    tau = tuple(Buffer.from_numpy((scale * rng.standard_normal(N)).astype(np.float32)) for _ in range(3))
+    clips = tuple(map(float, np.quantile(np.abs(tau[0].numpy()), (0.01, 0.99)).astype(np.float32)))
+    source = FormulaSource(Formula("distance"), tau, Buffer.from_numpy(np.zeros(N, np.float32)))
+    score = replace(source, formula=Formula("pcb_score", (3,), (), (clips,) * 3, (0,)))
+    values = np.sort(NumpyBackend().values(score, 0, N))
+    for least in (0.0, float(values[N // 2]), float(values[int(0.95 * N)])):
+        formula = Formula("pcb", (3,), (1.0,), ((*clips, 1.0, max(least, 0.0), float(values[-1])),) * 3)
+        expected, found = results(isa, replace(source, formula=formula))
+        assert same_values(found, expected, DType.F32)
+        assert np.count_nonzero(expected)
+
+
 @pytest.mark.parametrize("lower", [0.0, 0.3, 1000.0])
 @pytest.mark.parametrize("n_models", [2, 4, 8])
 def test_where_all_others_agree(isa: str, lower: float, n_models: int) -> None:

@@ -3,23 +3,35 @@
 STA_INLINE bool has_importances(const FormulaCall& call) { return call.importances != nullptr; }
 
 // Elements of one operand, where they are read for the first time.
-STA_INLINE V::F fetch(const float* p) {
-  V::prefetch(reinterpret_cast<const char*>(p) +
-              kAhead);  // most lie in place; a tile's successor is then next in memory
-  return V::load(p);
+template <class Format>
+STA_INLINE V::F fetch(const char* operand, int64_t i) {
+  const char* p = operand + i * Format::kBytes;
+  V::prefetch(p + kAhead);  // most lie in place; a tile's successor is then next in memory
+  return Format::load(p);
 }
 
+STA_INLINE V::F fetch(const float* importance, int64_t i) {
+  return fetch<Float32>(reinterpret_cast<const char*>(importance), i);
+}
+
+template <class Format>
 STA_INLINE V::F tau_of(const FormulaTile& t, int j, int64_t i, V::F base) {
-  return V::sub(fetch(t.model[j] + i), base);
+  return V::sub(fetch<Format>(t.model[j], i), base);
+}
+
+// The first task vector, of formulas that are of one model.
+template <class Format>
+STA_INLINE V::F only_tau(const FormulaTile& t, int64_t i) {
+  return tau_of<Format>(t, 0, i, fetch<Format>(t.base, i));
 }
 
 // All task vectors at one vector of positions.
-template <class Models>
+template <class Format, class Models>
 STA_INLINE void read_tau(const FormulaCall& call, const FormulaTile& t, int64_t i, V::F* tau) {
   const int n_models = Models::of(call);
-  const V::F base = fetch(t.base + i);
+  const V::F base = fetch<Format>(t.base, i);
   STA_UNROLL
-  for (int j = 0; j < n_models; ++j) tau[j] = tau_of(t, j, i, base);
+  for (int j = 0; j < n_models; ++j) tau[j] = tau_of<Format>(t, j, i, base);
 }
 
 STA_INLINE V::M lt(V::F a, V::F b) { return V::gt(b, a); }

@@ -43,17 +43,17 @@ STA_INLINE V::F majority_mean(const FormulaCall& call, V::M selected, V::F* tau)
 
 enum class Sce { kMerge, kEnergy, kVariance };
 
-template <class Models, Sce kResult>
+template <class Format, class Models, Sce kResult>
 static void sce_tile(const FormulaCall& call, const FormulaTile& t) {
   const V::F lambda = kResult == Sce::kMerge ? V::set(call.shared[0]) : V::zero();
   const V::F threshold = kResult == Sce::kVariance ? V::zero() : V::set(call.shared[1]);
   const int64_t cut = kResult == Sce::kVariance ? 0 : before_cut(call.integers[0], t);
-  each_vector(t.n, [&](int64_t i) {
+  each_vector(t.n, [&](int64_t i) STA_INLINE_STEP {
     V::F tau[Models::kRoom];
-    read_tau<Models>(call, t, i, tau);
+    read_tau<Format, Models>(call, t, i, tau);
     V::F value = variance_of<Models>(call, tau);
     if constexpr (kResult == Sce::kEnergy) {
-      const V::F held = V::sub(V::load(t.model[call.integers[1]] + i), V::load(t.base + i));
+      const V::F held = tau_of<Format>(t, static_cast<int>(call.integers[1]), i, fetch<Format>(t.base, i));
       value = only(above(value, threshold, cut - i), V::mul(held, held));
     } else if constexpr (kResult == Sce::kMerge) {
       value = V::mul(lambda, majority_mean<Models>(call, above(value, threshold, cut - i), tau));
@@ -62,7 +62,7 @@ static void sce_tile(const FormulaCall& call, const FormulaTile& t) {
   });
 }
 
-template <Sce kResult>
+template <class Format, Sce kResult>
 static void sce(const FormulaCall& call, const FormulaTile& t) {
-  counted<4>(call, [&](auto models) { sce_tile<decltype(models), kResult>(call, t); });
+  counted<4>(call, [&](auto models) { sce_tile<Format, decltype(models), kResult>(call, t); });
 }

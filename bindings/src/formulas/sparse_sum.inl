@@ -41,12 +41,15 @@ static SparseTask sparse_task(const FormulaCall& call, const FormulaTile& t, int
           bits_of(t, j)};
 }
 
+// Whether any magnitude is above the upper threshold.
+STA_INLINE bool is_bounded(const SparseTask& task) { return task.upper != __builtin_inff() || task.upper_cut > 0; }
+
 template <Gate kGate>
-STA_INLINE V::M passes(const SparseTask& task, int64_t i, V::F tau, V::F mask) {
+STA_INLINE V::M passes(const SparseTask& task, bool bounded, int64_t i, V::F tau, V::F mask) {
   if constexpr (kGate == Gate::kBand) {
     const V::F magnitude = V::abs(tau);
-    return V::mandnot(above(magnitude, V::set(task.upper), task.upper_cut - i),
-                      above(magnitude, V::set(task.lower), task.lower_cut - i));
+    const V::M large = above(magnitude, V::set(task.lower), task.lower_cut - i);
+    return bounded ? V::mandnot(above(magnitude, V::set(task.upper), task.upper_cut - i), large) : large;
   } else if constexpr (kGate == Gate::kRandom) {
     uint16_t bits;
     memcpy(&bits, task.drawn + i / 8, sizeof bits);
@@ -63,43 +66,52 @@ STA_INLINE V::F elect(V::F total, V::F zero_sign) {
   return V::select(V::gt(total, V::zero()), V::set(1), V::select(lt(total, V::zero()), V::set(-1), zero_sign));
 }
 
-template <Gate kGate, Sparse kResult, bool kElects, class Models>
+template <class Format, Gate kGate, Sparse kResult, bool kElects, class Models>
 static void sparse_tile(const FormulaCall& call, const FormulaTile& t) {
   const bool normalises = call.variant[2] != 0, divides = call.shared[1] != 0 && call.shared[1] != 1;
+  const bool decides = call.shared[2] < 0 || call.shared[2] > 0;  // an election whose sum is 0
   const V::F lambda = V::set(call.shared[0]), divisor = V::set(call.shared[1]), zero_sign = V::set(call.shared[2]);
   SparseTask tasks[Models::kRoom];
-  for (int j = 0; j < Models::of(call); ++j) tasks[j] = sparse_task<kGate>(call, t, j);
-  each_vector(t.n, [&](int64_t i) {
+  bool bounded = false, scales = kGate == Gate::kRandom;
+  for (int j = 0; j < Models::of(call); ++j) {
+    tasks[j] = sparse_task<kGate>(call, t, j);
+    bounded |= is_bounded(tasks[j]);
+    scales |= tasks[j].scale != 1;
+  }
+  each_vector(t.n, [&](int64_t i) STA_INLINE_STEP {
     const int n_models = Models::of(call);  // a constant only within
-    const V::F base = fetch(t.base + i);
+    const V::F base = fetch<Format>(t.base, i);
     V::F terms[Models::kRoom], total = V::zero();
     STA_UNROLL
     for (int j = 0; j < n_models; ++j) {
-      V::F tau = tau_of(t, j, i, base), mask = tau;
+      V::F tau = tau_of<Format>(t, j, i, base), mask = tau;
       if constexpr (kGate == Gate::kMask) {
-        mask = fetch(t.importance[j] + i);
+        mask = fetch(t.importance[j], i);
         tau = V::mul(mask, tau);
       }
-      const V::F term = V::mul(V::set(tasks[j].weight), V::mul(V::set(tasks[j].scale), tau));
-      terms[j] = only(passes<kGate>(tasks[j], i, tau, mask), term);
+      const V::M kept = passes<kGate>(tasks[j], bounded, i, tau, mask);
+      if (scales) tau = V::mul(V::set(tasks[j].scale), tau);
+      terms[j] = only(kept, V::mul(V::set(tasks[j].weight), tau));
       total = V::add(total, terms[j]);
     }
     if constexpr (kResult == Sparse::kSign) {
       V::store(t.value + i, elect(total, zero_sign));
     } else {
       if constexpr (kElects) {
-        const V::F sign = elect(total, zero_sign);
-        const V::M elected = V::mor(V::gt(sign, V::zero()), lt(sign, V::zero()));
-        const V::I turned = V::iand(V::bits(sign), V::iset(0x80000000u));  // to the elected side, which is then above 0
+        const V::M positive = V::gt(total, V::zero()), negative = lt(total, V::zero());
+        const V::M falls = call.shared[2] < 0 ? V::mandnot(positive, V::mtrue()) : negative;
+        // To the elected side, which is then above 0.
+        const V::I turned = V::iselect(falls, V::iset(0x80000000u), V::iset(0));
         V::F weights = V::zero();
         total = V::zero();
         STA_UNROLL
         for (int j = 0; j < n_models; ++j) {
-          const V::M agrees = V::mand(V::gt(V::from_bits(V::ixor(V::bits(terms[j]), turned)), V::zero()), elected);
+          const V::M agrees = V::gt(V::from_bits(V::ixor(V::bits(terms[j]), turned)), V::zero());
           total = V::masked_add(total, agrees, terms[j]);
           weights = V::masked_add(weights, agrees, V::set(tasks[j].weight));
         }
         if (normalises) total = quotient(total, weights);
+        if (!decides) total = only(V::mor(positive, negative), total);
       } else if (divides) {
         total = V::div(total, divisor);
       }
@@ -108,13 +120,13 @@ static void sparse_tile(const FormulaCall& call, const FormulaTile& t) {
   });
 }
 
-template <Gate kGate, Sparse kResult>
+template <class Format, Gate kGate, Sparse kResult>
 STA_INLINE void sparse_gated(const FormulaCall& call, const FormulaTile& t) {
   counted<kResult == Sparse::kSum ? 4 : 0>(call, [&](auto models) {
     using Models = decltype(models);
     if constexpr (kResult == Sparse::kSum)
-      if (call.variant[1]) return sparse_tile<kGate, kResult, true, Models>(call, t);
-    sparse_tile<kGate, kResult, false, Models>(call, t);
+      if (call.variant[1]) return sparse_tile<Format, kGate, kResult, true, Models>(call, t);
+    sparse_tile<Format, kGate, kResult, false, Models>(call, t);
   });
 }
 
@@ -152,13 +164,15 @@ struct DrawnBits {
   }
 };
 
-// Asks for 4 W elements.
-STA_INLINE void ask(const float* p) {
+// Asks for 4 W elements from i on.
+template <class Format>
+STA_INLINE void ask(const char* operand, int64_t i) {
   STA_UNROLL
-  for (int k = 0; k < 4 * V::W; k += 16) V::prefetch(p + k);
+  for (int64_t k = 0; k < 4 * V::W * Format::kBytes; k += 64) V::prefetch(operand + i * Format::kBytes + k);
 }
 
 // What the draws of all tasks keep, into the tile's working room.
+template <class Format>
 static void draw_bits(const FormulaCall& call, const FormulaTile& t) {
   const Philox philox(static_cast<uint64_t>(call.integers[0]), static_cast<uint32_t>(call.integers[1]));
   DrawnBits tasks[STA_MAX_TASKS];
@@ -170,8 +184,8 @@ static void draw_bits(const FormulaCall& call, const FormulaTile& t) {
   const int64_t skipped = t.index % Philox::kBlock, index = t.index - skipped, n = t.n + skipped;
   draw(philox, Half::kHigh, numbers, call.n_models, index, n, [&](int j, int64_t i, V::I front, V::I back) {
     // Drawing takes longer than reading: what is read next is asked for meanwhile.
-    ask(t.model[j] + i);
-    if (j == 0) ask(t.base + i);
+    ask<Format>(t.model[j], i);
+    if (j == 0) ask<Format>(t.base, i);
     const uint64_t bits = tasks[j].keeps(philox, index + i, front) |
                           static_cast<uint64_t>(tasks[j].keeps(philox, index + i + 2 * V::W, back)) << (2 * V::W);
     memcpy(tasks[j].bits + i / 8, &bits, V::W / 2);
@@ -186,52 +200,57 @@ static void draw_bits(const FormulaCall& call, const FormulaTile& t) {
 }
 
 // Calls body with one part of a tile after the other, whose draws are then in its working room.
-template <typename Body>
+template <class Format, typename Body>
 STA_INLINE void each_drawn(const FormulaCall& call, const FormulaTile& t, Body body) {
   constexpr int64_t kPart = 512;
   FormulaTile part = t;
   for (int64_t at = 0; at < t.n; at += kPart) {
     part.n = t.n - at < kPart ? t.n - at : kPart;
-    draw_bits(call, part);
+    draw_bits<Format>(call, part);
     body(part);
     part.index += kPart;
-    part.base += kPart;
+    part.base += kPart * Format::kBytes;
     part.value += kPart;
-    for (int j = 0; j < call.n_models; ++j) part.model[j] += kPart;
+    for (int j = 0; j < call.n_models; ++j) part.model[j] += kPart * Format::kBytes;
   }
 }
 
-template <Sparse kResult>
+template <class Format, Sparse kResult>
 static void sparse_sum(const FormulaCall& call, const FormulaTile& t) {
   switch (static_cast<Gate>(call.variant[0])) {
-    case Gate::kAll: return sparse_gated<Gate::kAll, kResult>(call, t);
-    case Gate::kBand: return sparse_gated<Gate::kBand, kResult>(call, t);
+    case Gate::kAll: return sparse_gated<Format, Gate::kAll, kResult>(call, t);
+    case Gate::kBand: return sparse_gated<Format, Gate::kBand, kResult>(call, t);
     case Gate::kRandom:
-      return each_drawn(call, t, [&](const FormulaTile& part) { sparse_gated<Gate::kRandom, kResult>(call, part); });
-    case Gate::kMask: return sparse_gated<Gate::kMask, kResult>(call, t);
+      return each_drawn<Format>(
+          call, t, [&](const FormulaTile& part) { sparse_gated<Format, Gate::kRandom, kResult>(call, part); });
+    case Gate::kMask: return sparse_gated<Format, Gate::kMask, kResult>(call, t);
   }
 }
 
-template <Gate kGate>
+template <class Format, Gate kGate>
 static void sparse_distance_tile(const FormulaCall& call, const FormulaTile& t) {
   const SparseTask task = sparse_task<kGate>(call, t, 0);
-  each_vector(t.n, [&](int64_t i) {
-    const V::F tau = tau_of(t, 0, i, fetch(t.base + i));
-    const V::F mask = kGate == Gate::kMask ? fetch(t.importance[0] + i) : tau;
-    V::store(t.value + i, only(passes<kGate>(task, i, tau, mask), V::abs(tau)));
+  const bool bounded = is_bounded(task);
+  each_vector(t.n, [&](int64_t i) STA_INLINE_STEP {
+    const V::F tau = only_tau<Format>(t, i);
+    const V::F mask = kGate == Gate::kMask ? fetch(t.importance[0], i) : tau;
+    V::store(t.value + i, only(passes<kGate>(task, bounded, i, tau, mask), V::abs(tau)));
   });
 }
 
+template <class Format>
 static void sparse_distance(const FormulaCall& call, const FormulaTile& t) {
   switch (static_cast<Gate>(call.variant[0])) {
-    case Gate::kAll: return sparse_distance_tile<Gate::kAll>(call, t);
-    case Gate::kBand: return sparse_distance_tile<Gate::kBand>(call, t);
+    case Gate::kAll: return sparse_distance_tile<Format, Gate::kAll>(call, t);
+    case Gate::kBand: return sparse_distance_tile<Format, Gate::kBand>(call, t);
     case Gate::kRandom:
-      return each_drawn(call, t, [&](const FormulaTile& part) { sparse_distance_tile<Gate::kRandom>(call, part); });
-    case Gate::kMask: return sparse_distance_tile<Gate::kMask>(call, t);
+      return each_drawn<Format>(
+          call, t, [&](const FormulaTile& part) { sparse_distance_tile<Format, Gate::kRandom>(call, part); });
+    case Gate::kMask: return sparse_distance_tile<Format, Gate::kMask>(call, t);
   }
 }
 
+template <class Format>
 static void distance(const FormulaCall&, const FormulaTile& t) {
-  each_vector(t.n, [&](int64_t i) { V::store(t.value + i, V::abs(tau_of(t, 0, i, fetch(t.base + i)))); });
+  each_vector(t.n, [&](int64_t i) STA_INLINE_STEP { V::store(t.value + i, V::abs(only_tau<Format>(t, i))); });
 }

@@ -10,7 +10,7 @@ STA_INLINE V::F conflict_at(const FormulaCall& call, const FormulaTile& t, int64
   V::F total = V::zero();
   STA_UNROLL
   for (int s = 0; s < n_models; ++s) {
-    const V::F sensitivity = call.variant[0] ? V::abs(tau[s]) : fetch(t.importance[s] + i);
+    const V::F sensitivity = call.variant[0] ? V::abs(tau[s]) : fetch(t.importance[s], i);
     STA_UNROLL
     for (int j = 0; j < n_models; ++j)
       if (j != s) total = V::add(total, V::mul(sensitivity, V::abs(tau[j])));
@@ -19,12 +19,12 @@ STA_INLINE V::F conflict_at(const FormulaCall& call, const FormulaTile& t, int64
 }
 
 // kAdds: the weighted sum where the conflict is below the threshold, instead of the conflict.
-template <class Models, bool kAdds>
+template <class Format, class Models, bool kAdds>
 static void conflict_tile(const FormulaCall& call, const FormulaTile& t) {
-  each_vector(t.n, [&](int64_t i) {
+  each_vector(t.n, [&](int64_t i) STA_INLINE_STEP {
     const int n_models = Models::of(call);
     V::F tau[Models::kRoom];
-    read_tau<Models>(call, t, i, tau);
+    read_tau<Format, Models>(call, t, i, tau);
     V::F value = conflict_at<Models>(call, t, i, tau);
     if constexpr (kAdds) {
       V::F total = V::zero();
@@ -36,10 +36,12 @@ static void conflict_tile(const FormulaCall& call, const FormulaTile& t) {
   });
 }
 
+template <class Format>
 static void conflict(const FormulaCall& call, const FormulaTile& t) {
-  counted<4>(call, [&](auto models) { conflict_tile<decltype(models), false>(call, t); });
+  counted<4>(call, [&](auto models) { conflict_tile<Format, decltype(models), false>(call, t); });
 }
 
+template <class Format>
 static void trust_region(const FormulaCall& call, const FormulaTile& t) {
-  counted<4>(call, [&](auto models) { conflict_tile<decltype(models), true>(call, t); });
+  counted<4>(call, [&](auto models) { conflict_tile<Format, decltype(models), true>(call, t); });
 }

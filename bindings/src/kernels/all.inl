@@ -9,6 +9,8 @@ namespace {
 // For loops over the tasks, whose count is a constant: the values stay in registers only when the loop is gone.
 #define STA_UNROLL _Pragma("GCC unroll 8")
 #define STA_INLINE_MEMBER inline __attribute__((always_inline))
+// After a lambda's parameters: of long ones, the compiler would make functions that are called for each vector.
+#define STA_INLINE_STEP __attribute__((always_inline))
 
 #include "select_lanes.inl"
 #include "tile.inl"

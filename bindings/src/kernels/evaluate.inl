@@ -1,14 +1,35 @@
 // A formula's value, written; and the count of the values that equal one.
 
-// base + delta, and the base's own value where delta is 0. changed: null, or set where it is not.
-static void add_delta(const float* base, const float* delta, int64_t n, float* result, uint32_t* changed) {
+// base + delta, and the base's own value where delta is 0, which the mask tells.
+STA_INLINE V::F sum_of(V::F base, V::F delta, V::M* none) {
+  *none = V::eq(delta, V::zero());
+  return V::select(*none, base, V::add(base, delta));
+}
+
+// In place. changed: null, or set where delta is not 0.
+template <class Format>
+static void add_delta(const char* base, float* delta, int64_t n, uint32_t* changed) {
   for (int64_t i = 0; i < n; i += V::W) {
-    const V::F own = V::load(base + i), d = V::load(delta + i);
-    const V::M none = V::eq(d, V::zero());
-    V::store(result + i, V::select(none, own, V::add(own, d)));
+    V::M none;
+    V::store(delta + i, sum_of(Format::load(base + i * Format::kBytes), V::load(delta + i), &none));
     if (changed) V::istore(changed + i, V::mask_to_int(V::mandnot(none, V::mtrue())));
   }
 }
+
+// Straight to an output of the base's dtype, at whole vectors.
+template <class Format>
+static void write_sum(const char* base, const float* delta, int64_t n, char* out, bool streaming) {
+  const bool past = Format::kStreams && streaming && until_aligned<Format>(out) == 0;
+  for (int64_t i = 0; i < n; i += V::W) {
+    V::M none;
+    const int64_t at = i * Format::kBytes;
+    const V::F sum = sum_of(Format::load(base + at), V::load(delta + i), &none);
+    past ? Format::stream(out + at, sum) : Format::store(out + at, sum);
+  }
+}
+
+constexpr decltype(&add_delta<Float32>) kAddDelta[kReadable] = STA_READING(add_delta);
+constexpr decltype(&write_sum<Float32>) kWriteSum[kReadable] = STA_READING(write_sum);
 
 static void evaluate(const EvaluateCall& call, int64_t begin, int64_t end, int64_t tile, float* scratch) {
   const FormulaCall& formula = call.formula;
@@ -21,9 +42,13 @@ static void evaluate(const EvaluateCall& call, int64_t begin, int64_t end, int64
     Arena arena(scratch, tile);
     float* raw = arena.take(2);
     uint32_t* changed = keeps_double ? reinterpret_cast<uint32_t*>(arena.take()) : nullptr;
-    read_formula(formula, at, n, arena, &t);
-    entry.value(formula, t);
-    if (adds) add_delta(t.base, t.value, n, t.value, changed);
+    const int32_t dtype = read_formula(formula, at, n, arena, &t);
+    entry.value[dtype](formula, t);
+    if (adds && call.out.dtype == dtype && !call.out.layout && n % V::W == 0) {
+      kWriteSum[dtype](t.base, t.value, n, call.out.data + at * call.out.itemsize, call.streaming);
+      continue;
+    }
+    if (adds) kAddDelta[dtype](t.base, t.value, n, changed);
     if (keeps_double) {
       float* own = arena.take(2);
       read_raw(*formula.base, at, n, own);

@@ -20,77 +20,95 @@ struct Arena {
   }
 };
 
-template <typename Load>
-STA_INLINE void convert_in(const char* src, int64_t itemsize, float* dst, int64_t n, Load load) {
+// How a vector of elements is read and written, by their dtype; rounded once. stream(): past the caches where the
+// instruction set has such stores, at whole vectors' addresses; where kStreams is not set, it is an ordinary store.
+struct Float32 {
+  static constexpr int64_t kBytes = 4;
+  static constexpr bool kStreams = true;
+  STA_INLINE_MEMBER static V::F load(const char* p) { return V::load(reinterpret_cast<const float*>(p)); }
+  STA_INLINE_MEMBER static void store(char* p, V::F a) { V::store(reinterpret_cast<float*>(p), a); }
+  STA_INLINE_MEMBER static void stream(char* p, V::F a) { V::stream(p, a); }
+};
+struct BFloat16 {
+  static constexpr int64_t kBytes = 2;
+  static constexpr bool kStreams = true;
+  STA_INLINE_MEMBER static V::F load(const char* p) { return V::load_bf16(p); }
+  STA_INLINE_MEMBER static void store(char* p, V::F a) { V::store_bf16(p, a); }
+  STA_INLINE_MEMBER static void stream(char* p, V::F a) { V::stream_bf16(p, a); }
+};
+struct Float16 {
+  static constexpr int64_t kBytes = 2;
+  static constexpr bool kStreams = false;
+  STA_INLINE_MEMBER static V::F load(const char* p) { return V::load_f16(p); }
+  STA_INLINE_MEMBER static void store(char* p, V::F a) { V::store_f16(p, a); }
+  STA_INLINE_MEMBER static void stream(char* p, V::F a) { store(p, a); }
+};
+struct Float64 {
+  static constexpr int64_t kBytes = 8;
+  static constexpr bool kStreams = false;
+  STA_INLINE_MEMBER static V::F load(const char* p) { return V::load_f64(p); }
+  STA_INLINE_MEMBER static void store(char* p, V::F a) { V::store_f64(p, a); }
+  STA_INLINE_MEMBER static void stream(char* p, V::F a) { store(p, a); }
+};
+
+// Bytes from p to where a vector may be streamed to.
+template <class Format>
+STA_INLINE int64_t until_aligned(const char* p) {
+  constexpr int64_t kAlign = V::W * Format::kBytes;
+  return (kAlign - reinterpret_cast<intptr_t>(p) % kAlign) % kAlign;
+}
+
+template <class Format>
+static void convert_in(const char* src, float* dst, int64_t n) {
   int64_t i = 0;
   for (; i + V::W <= n; i += V::W) {
-    V::prefetch(src + i * itemsize + kAhead);
-    V::store(dst + i, load(src + i * itemsize));
+    V::prefetch(src + i * Format::kBytes + kAhead);
+    V::store(dst + i, Format::load(src + i * Format::kBytes));
   }
   if (i < n) {
-    alignas(64) char last[V::W * 8] = {};
-    memcpy(last, src + i * itemsize, static_cast<size_t>((n - i) * itemsize));
-    V::store(dst + i, load(last));
+    alignas(64) char last[V::W * Format::kBytes] = {};
+    memcpy(last, src + i * Format::kBytes, static_cast<size_t>((n - i) * Format::kBytes));
+    V::store(dst + i, Format::load(last));
   }
 }
 
 // n elements of any dtype to float32, zeros up to whole vectors.
 static void to_float(int32_t dtype, const char* src, float* dst, int64_t n) {
   switch (dtype) {
-    case STA_F32:
-      return convert_in(src, 4, dst, n, [](const char* p) __attribute__((always_inline)) {
-        return V::load(reinterpret_cast<const float*>(p));
-      });
-    case STA_BF16:
-      return convert_in(src, 2, dst, n, [](const char* p) __attribute__((always_inline)) { return V::load_bf16(p); });
-    case STA_F16:
-      return convert_in(src, 2, dst, n, [](const char* p) __attribute__((always_inline)) { return V::load_f16(p); });
-    default:
-      return convert_in(src, 8, dst, n, [](const char* p) __attribute__((always_inline)) { return V::load_f64(p); });
+    case STA_F32: return convert_in<Float32>(src, dst, n);
+    case STA_BF16: return convert_in<BFloat16>(src, dst, n);
+    case STA_F16: return convert_in<Float16>(src, dst, n);
+    default: return convert_in<Float64>(src, dst, n);
   }
 }
 
-// kAlign: bytes at which aligned() may be used instead of store().
-template <int kAlign, typename Store, typename Aligned>
-STA_INLINE void convert_out(const float* src, char* dst, int64_t itemsize, int64_t n, bool streaming, Store store,
-                            Aligned aligned) {
+template <class Format>
+static void convert_out(const float* src, char* dst, int64_t n, bool streaming) {
   int64_t i = 0;
   const auto last = [&](int64_t from, int64_t count) {
-    alignas(64) char packed[V::W * 8];
-    store(packed, V::load(src + from));  // src holds whole vectors beyond its last element
-    memcpy(dst + from * itemsize, packed, static_cast<size_t>(count * itemsize));
+    alignas(64) char packed[V::W * Format::kBytes];
+    Format::store(packed, V::load(src + from));  // src holds whole vectors beyond its last element
+    memcpy(dst + from * Format::kBytes, packed, static_cast<size_t>(count * Format::kBytes));
   };
-  if (streaming && n >= 2 * V::W) {
-    const int64_t head = (kAlign - reinterpret_cast<intptr_t>(dst) % kAlign) % kAlign;
-    if (head % itemsize == 0) {
-      if (head) last(0, head / itemsize);
-      for (i = head / itemsize; i + V::W <= n; i += V::W) aligned(dst + i * itemsize, V::load(src + i));
+  if (Format::kStreams && streaming && n >= 2 * V::W) {
+    const int64_t head = until_aligned<Format>(dst);
+    if (head % Format::kBytes == 0) {
+      if (head) last(0, head / Format::kBytes);
+      for (i = head / Format::kBytes; i + V::W <= n; i += V::W)
+        Format::stream(dst + i * Format::kBytes, V::load(src + i));
     }
   }
-  for (; i + V::W <= n; i += V::W) store(dst + i * itemsize, V::load(src + i));
+  for (; i + V::W <= n; i += V::W) Format::store(dst + i * Format::kBytes, V::load(src + i));
   if (i < n) last(i, n - i);
 }
 
 // n float32 values, rounded once to any dtype. streaming: past the caches where the instruction set has such stores.
 static void from_float(int32_t dtype, const float* src, char* dst, int64_t n, bool streaming) {
   switch (dtype) {
-    case STA_F32:
-      return convert_out<V::W * 4>(
-          src, dst, 4, n, streaming,
-          [](char* p, V::F a) __attribute__((always_inline)) { V::store(reinterpret_cast<float*>(p), a); },
-          [](char* p, V::F a) __attribute__((always_inline)) { V::stream(p, a); });
-    case STA_BF16:
-      return convert_out<V::W * 2>(
-          src, dst, 2, n, streaming, [](char* p, V::F a) __attribute__((always_inline)) { V::store_bf16(p, a); },
-          [](char* p, V::F a) __attribute__((always_inline)) { V::stream_bf16(p, a); });
-    case STA_F16:
-      return convert_out<V::W * 2>(
-          src, dst, 2, n, false, [](char* p, V::F a) __attribute__((always_inline)) { V::store_f16(p, a); },
-          [](char* p, V::F a) __attribute__((always_inline)) { V::store_f16(p, a); });
-    default:
-      return convert_out<V::W * 8>(
-          src, dst, 8, n, false, [](char* p, V::F a) __attribute__((always_inline)) { V::store_f64(p, a); },
-          [](char* p, V::F a) __attribute__((always_inline)) { V::store_f64(p, a); });
+    case STA_F32: return convert_out<Float32>(src, dst, n, streaming);
+    case STA_BF16: return convert_out<BFloat16>(src, dst, n, streaming);
+    case STA_F16: return convert_out<Float16>(src, dst, n, streaming);
+    default: return convert_out<Float64>(src, dst, n, streaming);
   }
 }
 

@@ -1,27 +1,17 @@
 // Averaging and task arithmetic: [base +] lambda * ((sum of w_i (model_i [- base])) / divisor).
 
-// Loads of a vector of elements, by their dtype.
-struct LoadF32 {
-  static constexpr int64_t kBytes = 4;
-  STA_INLINE_MEMBER static V::F load(const char* p) { return V::load(reinterpret_cast<const float*>(p)); }
-};
-struct LoadBf16 {
-  static constexpr int64_t kBytes = 2;
-  STA_INLINE_MEMBER static V::F load(const char* p) { return V::load_bf16(p); }
-};
-
 // n: whole vectors.
-template <typename Load, bool kBase>
+template <typename Format, bool kBase>
 static void sum_tile(const SumCall& call, const char* const* model, const char* base, int64_t n, float* result) {
   const V::F divisor = V::set(call.divisor), lambda = V::set(call.lambda);
   const bool divides = call.divisor != 1.0f;
   for (int64_t i = 0; i < n; i += V::W) {
-    const int64_t at = i * Load::kBytes;
-    const V::F b = kBase ? Load::load(base + at) : V::zero();
+    const int64_t at = i * Format::kBytes;
+    const V::F b = kBase ? Format::load(base + at) : V::zero();
     V::F sum = V::zero();
     for (int j = 0; j < call.n_models; ++j) {
       V::prefetch(model[j] + at + kAhead);
-      const V::F a = Load::load(model[j] + at);
+      const V::F a = Format::load(model[j] + at);
       sum = V::add(sum, V::mul(V::set(call.weights[j]), kBase ? V::sub(a, b) : a));
     }
     if (divides) sum = V::div(sum, divisor);
@@ -30,9 +20,9 @@ static void sum_tile(const SumCall& call, const char* const* model, const char* 
   }
 }
 
-template <typename Load>
+template <typename Format>
 STA_INLINE void sum_tile(const SumCall& call, const char* const* model, const char* base, int64_t n, float* result) {
-  base ? sum_tile<Load, true>(call, model, base, n, result) : sum_tile<Load, false>(call, model, base, n, result);
+  base ? sum_tile<Format, true>(call, model, base, n, result) : sum_tile<Format, false>(call, model, base, n, result);
 }
 
 // Whether all operands are contiguous bfloat16, which is converted in registers.
@@ -52,12 +42,12 @@ static void weighted_sum(const SumCall& call, int64_t begin, int64_t end, int64_
     float* result = arena.take();
     if (halves && n % V::W == 0) {
       for (int j = 0; j < call.n_models; ++j) model[j] = call.models[j].data + at * 2;
-      sum_tile<LoadBf16>(call, model, call.base ? call.base->data + at * 2 : nullptr, n, result);
+      sum_tile<BFloat16>(call, model, call.base ? call.base->data + at * 2 : nullptr, n, result);
     } else {
       const float* base = call.base ? read_tile(*call.base, at, n, arena.take(), raw) : nullptr;
       for (int j = 0; j < call.n_models; ++j)
         model[j] = reinterpret_cast<const char*>(read_tile(call.models[j], at, n, arena.take(), raw));
-      sum_tile<LoadF32>(call, model, reinterpret_cast<const char*>(base), n, result);
+      sum_tile<Float32>(call, model, reinterpret_cast<const char*>(base), n, result);
     }
     write_tile(call.out, at, n, result, raw, call.streaming);
   }

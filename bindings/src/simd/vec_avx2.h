@@ -53,7 +53,6 @@ struct V {
   STA_INLINE I bits(F a) { return _mm256_castps_si256(a); }
   STA_INLINE F from_bits(I a) { return _mm256_castsi256_ps(a); }
   STA_INLINE I iset(uint32_t a) { return _mm256_set1_epi32(static_cast<int>(a)); }
-  STA_INLINE I places() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }  // of the lanes
   STA_INLINE I iload(const void* p) { return _mm256_loadu_si256(static_cast<const I*>(p)); }
   STA_INLINE void istore(void* p, I a) { _mm256_storeu_si256(static_cast<I*>(p), a); }
   STA_INLINE I iadd(I a, I b) { return _mm256_add_epi32(a, b); }
@@ -115,6 +114,13 @@ struct V {
     int count = 0;
     for (; left; left &= left - 1) dst[count++] = lanes[__builtin_ctz(left)];
     return count;
+  }
+  STA_INLINE F expand(F a, M m, const float* p) {
+    alignas(32) float lanes[8];
+    _mm256_store_ps(lanes, a);
+    for (unsigned left = static_cast<unsigned>(_mm256_movemask_ps(m)); left; left &= left - 1)
+      lanes[__builtin_ctz(left)] = *p++;
+    return _mm256_load_ps(lanes);
   }
 
   STA_INLINE F load_bf16(const void* p) {

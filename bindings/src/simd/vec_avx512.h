@@ -50,9 +50,6 @@ struct V {
   STA_INLINE I bits(F a) { return _mm512_castps_si512(a); }
   STA_INLINE F from_bits(I a) { return _mm512_castsi512_ps(a); }
   STA_INLINE I iset(uint32_t a) { return _mm512_set1_epi32(static_cast<int>(a)); }
-  STA_INLINE I places() {
-    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  }  // of the lanes
   STA_INLINE I iload(const void* p) { return _mm512_loadu_si512(p); }
   STA_INLINE void istore(void* p, I a) { _mm512_storeu_si512(p, a); }
   STA_INLINE I iadd(I a, I b) { return _mm512_add_epi32(a, b); }
@@ -99,10 +96,22 @@ struct V {
     _mm512_storeu_si512(dst, _mm512_maskz_compress_epi32(m, a));
     return __builtin_popcount(m);
   }
+  // The other way round: the selected lanes are the next ones from p, where W can be read; the others are those of a.
+  STA_INLINE F expand(F a, M m, const float* p) { return _mm512_mask_expand_ps(a, m, load(p)); }
 
+  // Numbers of words, for shuffles: of the first sixteen, each twice; of the upper halves of the lanes, then anything.
+  STA_INLINE I twice() {
+    const I lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_or_si512(lanes, _mm512_slli_epi32(lanes, 16));
+  }
+  STA_INLINE I uppers() {
+    const __m256i odd = _mm256_setr_epi16(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return _mm512_castsi256_si512(odd);
+  }
+  // One shuffle, where widening and shifting would be two operations.
   STA_INLINE F load_bf16(const void* p) {
-    const __m256i raw = _mm256_loadu_si256(static_cast<const __m256i*>(p));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16));
+    const I raw = _mm512_castsi256_si512(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, twice(), raw));
   }
   // Bits of a rounded to bfloat16, in the upper half of each lane; what is below them is anything.
   STA_INLINE I round_bf16(F a) {
@@ -111,7 +120,9 @@ struct V {
     const I rounded = _mm512_add_epi32(u, _mm512_add_epi32(odd, iset(0x7fff)));
     return _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), u, iset(0x400000));
   }
-  STA_INLINE __m256i pack_bf16(F a) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_bf16(a), 16)); }
+  STA_INLINE __m256i pack_bf16(F a) {
+    return _mm512_castsi512_si256(_mm512_permutexvar_epi16(uppers(), round_bf16(a)));
+  }
   // Even and odd elements, rounded and interleaved again.
   STA_INLINE I interleave_bf16(F even, F odd) {
     return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(round_bf16(even), 16), round_bf16(odd));

@@ -109,7 +109,6 @@ struct V {
   STA_INLINE I bits(F a) { return (I)a; }
   STA_INLINE F from_bits(I a) { return (F)a; }
   STA_INLINE I iset(uint32_t a) { return I{a, a, a, a}; }
-  STA_INLINE I places() { return I{0, 1, 2, 3}; }  // of the lanes
   STA_INLINE I iload(const void* p) {
     I a;
     memcpy(&a, p, sizeof a);
@@ -173,6 +172,11 @@ struct V {
     for (int lane = 0; lane < W; ++lane)
       if (m[lane]) dst[count++] = a[lane];
     return count;
+  }
+  STA_INLINE F expand(F a, M m, const float* p) {
+    for (int lane = 0; lane < W; ++lane)
+      if (m[lane]) a[lane] = *p++;
+    return a;
   }
 
   STA_INLINE F load_bf16(const void* p) {
