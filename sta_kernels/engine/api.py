@@ -331,7 +331,7 @@ class _Merge:
     def _equal_models(self, differing: set[int]) -> list[str]:
         """Models whose task vector is zero: most likely a wrong path."""
         merged = [job for job in self._plan.jobs if job.action == "merge"]
-        compared = {job.of_role("base") != [] for job in merged}
+        compared = {bool(job.of_role("base")) for job in merged}
         unread = {job.tasks[i] for job in merged for i in job.unread}
         if compared != {True}:
             return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import xxhash
 
@@ -36,7 +36,8 @@ class BlockDigests:
     Args:
         size: bytes of the file.
         read: fills a view from an offset of the file.
-        on_blocks: told of blocks that are complete: the first one's number, and their digests; from any thread.
+        on_blocks: told of blocks that are complete: the first one's number, and their digests, 16 bytes each; from any
+            thread.
         known: digests that need not be taken again.
     """
 
@@ -44,7 +45,7 @@ class BlockDigests:
         self,
         size: int,
         read: Callable[[memoryview, int], None],
-        on_blocks: Callable[[int, Sequence[bytes]], None] | None = None,
+        on_blocks: Callable[[int, bytes], None] | None = None,
         known: Mapping[int, bytes] | None = None,
     ) -> None:
         self._size = size
@@ -54,7 +55,7 @@ class BlockDigests:
         self._digests = bytearray(16 * self.count)
         self._known = bytearray(self.count)
         for index, digest in (known or {}).items():
-            self._set(index, [digest])
+            self._set(index, digest)
         self._open: dict[int, _Block] = {}
         self._lock = threading.Lock()
 
@@ -71,15 +72,15 @@ class BlockDigests:
                     self._piece(index, block, start, view[done : done + length])
             done += length
 
-    def passed(self, start: int, stop: int, first: int, digests: Sequence[bytes]) -> None:
+    def passed(self, start: int, stop: int, first: int, digests: bytes) -> None:
         """The bytes [start, stop), which the file holds already, have passed elsewhere; thread-safe.
 
-        Blocks from ``first`` on were digested there. One that is shared with a neighbouring range is read back as soon
-        as all of its bytes have passed.
+        Blocks from ``first`` on were digested there, in 16 bytes each. One that is shared with a neighbouring range is
+        read back as soon as all of its bytes have passed.
         """
         with self._lock:
             self._set(first, digests)
-            for index in [index for index in self._open if first <= index < first + len(digests)]:
+            for index in [index for index in self._open if first <= index < first + len(digests) // 16]:
                 del self._open[index]
         if digests and self._on_blocks is not None:
             self._on_blocks(first, digests)
@@ -122,9 +123,10 @@ class BlockDigests:
         """One per block; all must be complete."""
         return [self.digest(index) for index in range(self.count)]
 
-    def _set(self, first: int, digests: Sequence[bytes]) -> None:
-        self._digests[16 * first : 16 * (first + len(digests))] = b"".join(digests)
-        self._known[first : first + len(digests)] = b"\1" * len(digests)
+    def _set(self, first: int, digests: bytes) -> None:
+        count = len(digests) // 16
+        self._digests[16 * first : 16 * (first + count)] = digests
+        self._known[first : first + count] = b"\1" * count
 
     def _block(self, index: int) -> _Block | None:
         with self._lock:
@@ -161,7 +163,7 @@ class BlockDigests:
             if self._known[index]:
                 return
             digest = block.state.digest()
-            self._set(index, [digest])
+            self._set(index, digest)
             del self._open[index]
         if self._on_blocks is not None:
-            self._on_blocks(index, [digest])
+            self._on_blocks(index, digest)

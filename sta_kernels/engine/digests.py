@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from sta_kernels.checkpoint import TensorEntry
@@ -42,8 +42,8 @@ class InputDigests:
         if entry.offset is not None:
             self._blocks[entry.file].add(entry.offset + start, view)
 
-    def passed(self, file: Path, start: int, stop: int, first: int, digests: Sequence[bytes]) -> None:
-        """A range was read elsewhere, where blocks from ``first`` on were digested."""
+    def passed(self, file: Path, start: int, stop: int, first: int, digests: bytes) -> None:
+        """A range was read elsewhere, where blocks from ``first`` on were digested, in 16 bytes each."""
         self._blocks[file].passed(start, stop, first, digests)
 
     def incomplete(self) -> list[tuple[Path, int]]:

@@ -221,14 +221,14 @@ class Executor:
         where = tile.position(index)
         return InputError(f"{tile.job.tensor!r} overflows float16 at {where}; write bfloat16 or float32 instead")
 
-    @ieee_arithmetic()
     def _importance_ranges(self, run: JobRun, tile: Tile, backend: Backend) -> np.ndarray[Any, Any]:
         """Ranges of the importances of which something is to be checked, task by task."""
         importances, tasks = run.job.of_role("importance"), run.checked_tasks
         ends = nothing(len(tasks))
         if tasks:
             sources = [ImportanceSource("lp", tile.buffer(importances[task]), None) for task in tasks]
-            backend.ranges(sources, ends, None, threads=1)
+            with ieee_arithmetic():
+                backend.ranges(sources, ends, None, threads=1)
         return ends
 
     @ieee_arithmetic()

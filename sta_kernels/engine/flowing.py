@@ -23,7 +23,7 @@ def flows(job: Job, method: Method, inputs: Inputs) -> bool:
         return False
     return all(
         operand.shape is None and inputs.checkpoints[operand.input].flat(operand.name) is not None
-        for operand in job.distinct()
+        for operand in job.distinct
     )
 
 

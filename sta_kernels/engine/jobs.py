@@ -44,7 +44,7 @@ class Operand:
     shape: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Job:
     """One segment of one tensor, independent of every other.
 
@@ -95,17 +95,17 @@ class Job:
     masks: int = 0
     unread: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Units."""
         return self.stop - self.start
 
-    @property
+    @cached_property
     def in_elements(self) -> bool:
         """Whether a unit is an element rather than a byte."""
         return self.action != "copy"
 
-    @property
+    @cached_property
     def out_unit(self) -> int:
         """Bytes per unit of the output; 0 where there is none."""
         if self.action == "compare":
@@ -120,43 +120,46 @@ class Job:
         """Bytes of an operand in a tile of that many units."""
         return units * self.unit(operand) if operand.shape is None else byte_size(operand.dtype, operand.shape)
 
-    def distinct(self) -> Iterator[Operand]:
+    @cached_property
+    def distinct(self) -> tuple[Operand, ...]:
         """Operands that are read, without those that are the same tensor in another role."""
-        seen = set()
+        found: dict[tuple[int, str], Operand] = {}
         models = itertools.count()
         for operand in self.operands:
-            if operand.role == "model" and next(models) in self.unread:
-                continue
-            key = (operand.input, operand.name)
-            if key not in seen:
-                seen.add(key)
-                yield operand
+            if operand.role != "model" or next(models) not in self.unread:
+                found.setdefault((operand.input, operand.name), operand)
+        return tuple(found.values())
 
     def memory(self, units: int) -> int:
         """Bytes that a tile of that many units takes in a worker's buffers."""
         made = sum(page_align(units * unit) for unit in (self.out_unit, *self.mask_units))
-        return made + sum(page_align(self.bytes_of(operand, units)) for operand in self.distinct())
+        return made + sum(page_align(self.bytes_of(operand, units)) for operand in self.distinct)
 
-    @property
+    @cached_property
     def mask_units(self) -> list[int]:
         """Bytes per unit of each mask."""
         return [DType.F32.itemsize] * self.masks
 
-    @property
+    @cached_property
     def step(self) -> int:
         """Tiles start at multiples of this many units: of leaves of tier-B sums, and of what must not be divided."""
         return math.lcm(LEAF, self.granule)
 
-    @property
+    @cached_property
     def bytes_read(self) -> int:
         """Of one pass over all operands."""
-        return sum(self.bytes_of(operand, self.size) for operand in self.distinct())
+        return sum(self.bytes_of(operand, self.size) for operand in self.distinct)
 
-    def of_role(self, role: str) -> list[Operand]:
+    def of_role(self, role: str) -> tuple[Operand, ...]:
         """Operands of one role, in order."""
-        return [operand for operand in self.operands if operand.role == role]
+        return self._by_role.get(role, ())
 
-    @property
+    @cached_property
+    def _by_role(self) -> dict[str, tuple[Operand, ...]]:
+        roles = dict.fromkeys(operand.role for operand in self.operands)
+        return {role: tuple(operand for operand in self.operands if operand.role == role) for role in roles}
+
+    @cached_property
     def place(self) -> Place:
         """Of the segment, for its method."""
         shape = self.shape

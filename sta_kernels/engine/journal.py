@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,9 +103,9 @@ class Journal:
         if not keep:
             self._append({"identity": identity})
 
-    def blocks(self, shard: int, first: int, digests: Sequence[bytes]) -> None:
-        """Blocks of a shard, from ``first`` on, are written and have these digests."""
-        self._append({"blocks": [shard, first, b"".join(digests).hex()]})
+    def blocks(self, shard: int, first: int, digests: bytes) -> None:
+        """Blocks of a shard, from ``first`` on, are written and have these digests, of 16 bytes each."""
+        self._append({"blocks": [shard, first, digests.hex()]})
 
     def tile(self, job: int, start: int, stop: int, counts: tuple[int, ...]) -> None:
         """A range of a job is written."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -122,8 +122,8 @@ class Shards:
         """The name that a shard has until it is finished."""
         return self._writers[shard].temporary
 
-    def passed(self, shard: int, start: int, stop: int, first: int, digests: Sequence[bytes]) -> None:
-        """A range was written elsewhere, where blocks from ``first`` on were digested."""
+    def passed(self, shard: int, start: int, stop: int, first: int, digests: bytes) -> None:
+        """A range was written elsewhere, where blocks from ``first`` on were digested, in 16 bytes each."""
         self._digests[shard].passed(start, stop, first, digests)
 
     def incomplete(self) -> list[tuple[int, int]]:
@@ -174,8 +174,8 @@ class Shards:
 
         return read
 
-    def _on_blocks(self, shard: int) -> Callable[[int, Sequence[bytes]], None]:
-        def record(first: int, digests: Sequence[bytes]) -> None:
+    def _on_blocks(self, shard: int) -> Callable[[int, bytes], None]:
+        def record(first: int, digests: bytes) -> None:
             self._journal.blocks(shard, first, digests)
 
         return record

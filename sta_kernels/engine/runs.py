@@ -193,7 +193,7 @@ class JobRun:
             else:
                 self._tiles = iter([(0, job.size)])
         else:
-            self.operands = list(job.distinct())
+            self.operands = job.distinct
             step = job.size if self.whole else tile_units(job, self.operands, job.out_unit, self._flow_bytes)
             self._tiles = tiles(self._remaining, step)
         self._next = next(self._tiles, None)

@@ -87,12 +87,12 @@ class Channel:
         self.words = (fd, start, unit, address, 0 if digest is None else digest.address, rows, len(self._rows) // 16)
 
     @property
-    def digests(self) -> tuple[int, list[bytes]]:
-        """Number of the first block whose digest was taken, and the digests from there on."""
+    def digests(self) -> tuple[int, bytes]:
+        """Number of the first block whose digest was taken, and the digests from there on, 16 bytes each."""
         if self._digest is None:
-            return 0, []
+            return 0, b""
         first, count = self._digest.given
-        return first, [bytes(self._rows[16 * i : 16 * i + 16]) for i in range(count)]
+        return first, bytes(self._rows[: 16 * count])
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Accumulator(Protocol):
 
 def nothing(count: int) -> np.ndarray[Any, Any]:
     """Ranges of nothing, to be folded into."""
-    return np.tile(np.array((np.inf, -np.inf), np.float32), (count, 1))
+    return np.full((count, 2), (np.inf, -np.inf), np.float32)
 
 
 def no_leaves(size: int) -> np.ndarray[Any, Any]:

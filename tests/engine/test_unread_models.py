@@ -32,7 +32,7 @@ def test_only_models_that_are_used_are_read(
         shrink_buffers(160 << 10)  # so that the first tensor is read once more for its statistics
     plan = merge_checkpoints(recipe, tmp_path / "out", dry_run=True)
     merged = [job for job in plan.jobs if job.action == "merge"]
-    read = {(operand.role, operand.input) for job in merged for operand in job.distinct()}
+    read = {(operand.role, operand.input) for job in merged for operand in job.distinct}
     assert len([role for role, _ in read if role == "model"]) == 1
     for job in merged:
         assert set(job.unread) == unread

@@ -41,6 +41,14 @@ ACCESS = 16
 """Bytes of one thread's widest access to global memory."""
 
 
+def registers(most: int) -> dict[str, int]:
+    """Compiler options that let a thread have so many registers.
+
+    Left alone, NVIDIA's assembler may take more than it needs, or stop at fewer and spill the rest.
+    """
+    return {} if torch.version.hip else {"maxnreg": most}
+
+
 def elementwise_config(
     itemsizes: Sequence[int],
     n_elements: int,

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from sta_kernels.kernels.buffers import ImportanceSource
-from sta_kernels.kernels.triton.config import WARP, LaunchConfig
+from sta_kernels.kernels.triton.config import WARP, LaunchConfig, registers
 from sta_kernels.kernels.triton.leaves import LEAF
 from sta_kernels.kernels.triton.primitives import pointer, positions
 from sta_kernels.kernels.triton.sources import Signature, read_importance, tabulate
@@ -48,6 +48,7 @@ def launch_count_equal(
             BLOCK=launch.config.block,
             num_warps=launch.config.warps,
             enable_fp_fusion=False,
+            **registers(64),
         )
     return list(counts.split(leaves)) if leaves else []
 

@@ -14,15 +14,14 @@ import triton.language as tl
 
 from sta_kernels.kernels.buffers import Buffer, DType
 from sta_kernels.kernels.formula import Formula, FormulaSource
-from sta_kernels.kernels.triton.config import LaunchConfig, elementwise_config
+from sta_kernels.kernels.triton.config import LaunchConfig, elementwise_config, registers
 from sta_kernels.kernels.triton.formulas import FORMULAS
 from sta_kernels.kernels.triton.formulas.philox import drawn_together
 from sta_kernels.kernels.triton.primitives import narrow, pointer, positions, widen
 from sta_kernels.kernels.triton.tables import aligned, check_contiguous, chunks, language_dtype, rows, signed, upload
 
 _FOUR_WARPS, _THREE_WARPS, _ALL = 128, 168, 255
-"""Registers of a thread, at most: as many as let so many warps a scheduler stay resident, or all. Left alone, NVIDIA's
-assembler may take more than it needs, or stop at fewer and spill the rest."""
+"""Registers of a thread, at most: as many as let so many warps a scheduler stay resident, or all."""
 
 _FEW_OPERANDS = 32
 """Elements of models and importances in a thread's hands for which the fewest registers are enough."""
@@ -192,15 +191,13 @@ def launch_evaluate(
 
 
 def _registers(signature: Signature, config: LaunchConfig) -> dict[str, int]:
-    """Compiler options that bound the registers of a thread."""
-    if torch.version.hip:
-        return {}
+    """See :func:`registers`."""
     formula = FORMULAS[signature.name]
     held = (len(signature.models) + len(signature.importances)) * config.per_thread
     if formula.heavy or held > _FEW_OPERANDS:
-        return {"maxnreg": _ALL}
+        return registers(_ALL)
     cuts = len(formula.cuts(signature.variant, len(signature.models)))
-    return {"maxnreg": _THREE_WARPS if held + cuts > _FEW_WITH_CUTS else _FOUR_WARPS}
+    return registers(_THREE_WARPS if held + cuts > _FEW_WITH_CUTS else _FOUR_WARPS)
 
 
 def _addressed(segment: EvaluateSegment) -> tuple[Buffer, ...]:

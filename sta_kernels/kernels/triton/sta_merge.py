@@ -20,7 +20,7 @@ import triton.language as tl
 
 from sta_kernels.kernels.buffers import Buffer, DType
 from sta_kernels.kernels.triton import tables
-from sta_kernels.kernels.triton.config import LaunchConfig, elementwise_config
+from sta_kernels.kernels.triton.config import LaunchConfig, elementwise_config, registers
 from sta_kernels.kernels.triton.primitives import (
     LEAST_EXACT,
     invariant,
@@ -35,9 +35,6 @@ from sta_kernels.kernels.triton.primitives import (
 from sta_kernels.kernels.triton.sta_merge_constants import merge_constants, merge_itemsizes
 from sta_kernels.kernels.triton.sta_merge_plain import merge_plainly
 from sta_kernels.kernels.triton.sta_merge_zeros import merge_zeros
-
-_REGISTERS = {} if torch.version.hip else {"maxnreg": 255}
-"""Left alone, NVIDIA's assembler stops at fewer registers and spills the rest."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +147,7 @@ def launch_sta_merge(
             **constants,
             num_warps=launch.warps,
             enable_fp_fusion=False,
-            **_REGISTERS,
+            **registers(255),
         )
 
 

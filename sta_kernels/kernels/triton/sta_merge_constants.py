@@ -16,18 +16,28 @@ from sta_kernels.kernels.triton.tuned import MOST_BLOCKS
 MOST_IN_REGISTERS = 16
 """Tasks up to which the importances of a block fit the registers."""
 
-MOST_EIGHTS = 9
+_MOST_EIGHTS = 9
 """Tasks up to which eight elements per thread of the models fit the registers beside those of the importances."""
+
+_MOST_EIGHTS_OF_F16 = 14
+"""Tasks up to which eight elements per thread of importances alone do where float16 is among the dtypes, conversions of
+which take registers of their own; of others, those of all tasks fit."""
+
+
+def takes_fours(dtypes: Sequence[DType], n_tasks: int, measure: str) -> bool:
+    """Whether a thread takes as many elements as make 16 bytes of float32, whatever is narrower.
+
+    Where models belong to the measure, they wait for the selection in registers: of 11 tasks on, eight elements of each
+    are spilled, and of 10 they leave no room for normalisers (:func:`_kept`), which costs more than 64-bit accesses.
+    """
+    if measure == "lp":
+        return DType.F16 in dtypes and _MOST_EIGHTS_OF_F16 < n_tasks <= MOST_IN_REGISTERS
+    return n_tasks > _MOST_EIGHTS
 
 
 def merge_itemsizes(dtypes: Sequence[DType], n_tasks: int, measure: str) -> list[int]:
-    """Sizes of elements by which a launch is chosen: a thread takes as many as make 16 bytes of the narrowest.
-
-    Where models belong to the measure, they wait for the selection in registers. Of more than :data:`MOST_EIGHTS` tasks
-    a thread then takes as many elements as make 16 bytes of float32, with 64-bit accesses to what is narrower: twice as
-    many are spilled from 11 tasks on, and of 10 leave no room for normalisers (:func:`_kept`), which costs more.
-    """
-    least = DType.F32.itemsize if measure != "lp" and n_tasks > MOST_EIGHTS else 1
+    """Sizes of elements by which a launch is chosen: a thread takes as many as make 16 bytes of the narrowest."""
+    least = DType.F32.itemsize if takes_fours(dtypes, n_tasks, measure) else 1
     return [max(dtype.itemsize, least) for dtype in dtypes]
 
 

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from sta_kernels.kernels.buffers import Buffer
-from sta_kernels.kernels.triton.config import LaunchConfig, elementwise_config
+from sta_kernels.kernels.triton.config import LaunchConfig, elementwise_config, registers
 from sta_kernels.kernels.triton.primitives import narrow, pointer, positions, widen
 from sta_kernels.kernels.triton.tables import aligned, check_contiguous, chunks, language_dtype, rows, upload
 
@@ -20,6 +20,8 @@ MOST_IN_REGISTERS = 16
 """Models whose elements a thread loads at once; more go in groups of :data:`_GROUP`."""
 
 _GROUP = 8
+_FEW = 48
+"""Elements of models in a thread's hands up to which the assembler chooses its registers well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ def launch_weighted_sum(
             CHUNK=launch.chunk,
             num_warps=launch.warps,
             enable_fp_fusion=False,
+            **(registers(128) if len(models) * launch.per_thread > _FEW else {}),
         )
 
 

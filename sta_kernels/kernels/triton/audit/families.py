@@ -25,7 +25,7 @@ from sta_kernels.kernels.triton.audit import formulas
 from sta_kernels.kernels.triton.audit.record import Launched, record
 from sta_kernels.kernels.triton.config import ACCESS, WARP
 from sta_kernels.kernels.triton.leaves import LANES
-from sta_kernels.kernels.triton.sta_merge_constants import MOST_EIGHTS
+from sta_kernels.kernels.triton.sta_merge_constants import takes_fours
 
 LARGE = 1 << 27
 """Elements of the model that launches are configured for: more than ViT-B/16 has."""
@@ -129,7 +129,7 @@ def _sta_merge(case: Case) -> Binding:
     )
     read = (case.n + 1) * case.weights.itemsize + len(importances) * case.importance.itemsize
     binding = _bind(launch, "_sta_merge_kernel", read, case.weights.itemsize, {"normalise": 3 * case.n})
-    if measure == "lp" or case.n <= MOST_EIGHTS:
+    if not takes_fours((case.weights, case.importance), case.n, measure):
         return binding
     return replace(binding, access=ACCESS * case.weights.itemsize // DType.F32.itemsize)
 
