@@ -16,7 +16,7 @@ from sta_kernels.errors import InputError
 from sta_kernels.kernels.buffers import MEASURES, Buffer
 from sta_kernels.kernels.formula import FormulaSource, Source
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 MAX_MODELS = 256
 ISAS = ("baseline", "avx2", "avx512", "neon")
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")

@@ -1,24 +1,65 @@
 // What a statistic reduces, tile by tile: an importance, or the values of a formula.
 
-// A formula's operands at elements [begin, begin + n), its working room and that of its result.
-static void read_formula(const FormulaCall& call, int64_t begin, int64_t n, Arena& arena, FormulaTile* t) {
-  float* raw = arena.take(2);
+// Operands at elements [begin, begin + n), each in a tile of its own.
+struct Reader {
+  int64_t begin, n;
+  Arena* arena;
+  float* raw = arena->take(2);
+
+  // Null reads as zeros.
+  const float* operator()(const Stream* stream) {
+    float* tile = arena->take();
+    if (stream) return read_tile(*stream, begin, n, tile, raw);
+    memset(tile, 0, static_cast<size_t>(whole_vectors(n)) * sizeof(float));
+    return tile;
+  }
+};
+
+// The same for formulas that share some: these are read once.
+struct SharedReader {
+  Reader read;
+  int count = 0;
+  const Stream* streams[kOperandsTogether];
+  const float* tiles[kOperandsTogether];
+
+  const float* operator()(const Stream* stream) {
+    for (int i = 0; i < count; ++i)
+      if (streams[i] == stream || (stream && streams[i] && same_elements(*streams[i], *stream))) return tiles[i];
+    streams[count] = stream;
+    return tiles[count++] = read(stream);
+  }
+};
+
+// A formula's operands at elements [begin, begin + n).
+template <typename Read>
+STA_INLINE void read_operands(const FormulaCall& call, int64_t begin, int64_t n, Read& read, FormulaTile* t) {
   t->n = n;
   t->index = call.offset + begin;
-  t->value = arena.take();
-  float* base = arena.take();
-  if (call.base) {
-    t->base = read_tile(*call.base, begin, n, base, raw);
-  } else {
-    memset(base, 0, static_cast<size_t>(whole_vectors(n)) * sizeof(float));
-    t->base = base;
-  }
+  t->base = read(call.base);
   for (int j = 0; j < call.n_models; ++j) {
-    t->model[j] = read_tile(call.models[j], begin, n, arena.take(), raw);
-    if (call.importances) t->importance[j] = read_tile(call.importances[j], begin, n, arena.take(), raw);
+    t->model[j] = read(call.models + j);
+    if (call.importances) t->importance[j] = read(call.importances + j);
   }
+}
+
+// Working room of so many models, and that of a result.
+static void take_room(Arena& arena, int n_models, FormulaTile* t) {
+  t->value = arena.take();
   t->pitch = arena.pitch;
-  t->work = arena.take(call.n_models);
+  t->work = arena.take(n_models);
+}
+
+static void read_formula(const FormulaCall& call, int64_t begin, int64_t n, Arena& arena, FormulaTile* t) {
+  take_room(arena, call.n_models, t);
+  Reader read{begin, n, &arena};
+  read_operands(call, begin, n, read, t);
+}
+
+// A formula's values, zeros up to whole vectors.
+static const float* evaluated(const FormulaCall& call, const FormulaTile& t) {
+  kFormulas[call.kind].value(call, t);
+  for (int64_t i = t.n; i < whole_vectors(t.n); ++i) t.value[i] = 0;
+  return t.value;
 }
 
 // |model - base| of bfloat16, converted in registers: what order statistics of large models are of.
@@ -52,15 +93,28 @@ static const float* read_source(const Source& source, int64_t begin, int64_t n, 
   if (source.formula) {
     FormulaTile t;
     read_formula(*source.formula, begin, n, arena, &t);
-    kFormulas[source.formula->kind].value(*source.formula, t);
-    for (int64_t i = n; i < whole_vectors(n); ++i) t.value[i] = 0;
-    return t.value;
+    return evaluated(*source.formula, t);
   }
   float* raw = arena.take(2);
   float *room = arena.take(), *other = arena.take();
   const float* importance = source.measure == STA_AMP ? nullptr : read_tile(source.importance, begin, n, room, raw);
   if (source.measure == STA_LP) return importance;
   return measured(source.measure, importance, read_tile(source.theta, begin, n, other, raw), n, room);
+}
+
+// Calls take(i, values) for each of some sources: one, or formulas that share operands.
+template <typename Take>
+STA_INLINE void read_sources(int count, const Source* sources, int64_t begin, int64_t n, Arena arena, Take take) {
+  if (count == 1) return take(0, read_source(*sources, begin, n, arena));
+  int most = 0;
+  for (int i = 0; i < count; ++i) most = sources[i].formula->n_models > most ? sources[i].formula->n_models : most;
+  FormulaTile t;
+  take_room(arena, most, &t);
+  SharedReader read{{begin, n, &arena}};
+  for (int i = 0; i < count; ++i) {
+    read_operands(*sources[i].formula, begin, n, read, &t);
+    take(i, evaluated(*sources[i].formula, t));
+  }
 }
 
 static void values(const Source& source, int64_t begin, int64_t end, int64_t tile, float* scratch, float* out) {

@@ -59,15 +59,21 @@ struct LeafSum {
   static constexpr int kGroups = 32 / V::W;
   V::D lanes[kGroups];
 
-  LeafSum() {
-    for (int g = 0; g < kGroups; ++g) lanes[g] = V::dzero();
+  void clear() {
+    for (V::D& lane : lanes) lane = V::dzero();
   }
 
   // n elements that start at a multiple of 32 of the leaf; zeros beyond n up to a whole vector add nothing.
   void tile(const float* p, int64_t n) {
-    for (int64_t i = 0; i < n; i += 32)
-      for (int g = 0; g < kGroups; ++g)
-        if (i + g * V::W < n) lanes[g] = V::dadd(lanes[g], V::load(p + i + g * V::W));
+    V::D sums[kGroups];  // in registers
+    memcpy(sums, lanes, sizeof sums);
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+      STA_UNROLL
+      for (int g = 0; g < kGroups; ++g) sums[g] = V::dadd(sums[g], p + i + g * V::W);
+    }
+    for (int g = 0; i < n; ++g, i += V::W) sums[g] = V::dadd(sums[g], p + i);
+    memcpy(lanes, sums, sizeof sums);
   }
 
   double result() const {
@@ -169,27 +175,30 @@ static const float* ends_by_words(const Source& source, const Stream& stream, in
   return measured(source.measure, values, values, 2, room);
 }
 
-// leaves: null, or where the sum of the leaf at begin goes; begin is a multiple of STA_LEAF then.
-static void range(const Source& source, int64_t begin, int64_t end, int64_t tile, float* scratch, float* minmax,
-                  double* leaves) {
+// minmax, leaves: null, or one of each source; leaves where the sum of the leaf at begin goes, and begin is a multiple
+// of STA_LEAF then. Sources: as of read_sources.
+static void range(int count, const Source* sources, int64_t begin, int64_t end, int64_t tile, float* scratch,
+                  float* minmax, double* const* leaves) {
   const Arena arena(scratch, tile);
-  Range seen;
-  if (const Stream* stream = leaves ? nullptr : ordered_by_words(source)) {
-    seen.tile(ends_by_words(source, *stream, begin, end - begin, arena), 2);
-    return seen.fold_into(minmax);
+  Range seen[kTogether];
+  if (const Stream* stream = leaves || count > 1 ? nullptr : ordered_by_words(*sources)) {
+    seen->tile(ends_by_words(*sources, *stream, begin, end - begin, arena), 2);
+    return seen->fold_into(minmax);
   }
+  LeafSum sums[kTogether];
   for (int64_t leaf = begin; leaf < end; leaf += STA_LEAF) {
     const int64_t stop = end - leaf < STA_LEAF ? end : leaf + STA_LEAF;
-    LeafSum sum;
+    for (int i = 0; i < count; ++i) sums[i].clear();
     for (int64_t at = leaf; at < stop; at += tile) {
       const int64_t n = stop - at < tile ? stop - at : tile;
-      const float* values = read_source(source, at, n, arena);
-      seen.tile(values, n);
-      if (leaves) sum.tile(values, n);
+      read_sources(count, sources, at, n, arena, [&](int i, const float* values) {
+        if (minmax) seen[i].tile(values, n);
+        if (leaves) sums[i].tile(values, n);
+      });
     }
-    if (leaves) leaves[(leaf - begin) / STA_LEAF] = sum.result();
+    for (int i = 0; leaves && i < count; ++i) leaves[i][(leaf - begin) / STA_LEAF] = sums[i].result();
   }
-  seen.fold_into(minmax);
+  for (int i = 0; minmax && i < count; ++i) seen[i].fold_into(minmax + 2 * i);
 }
 
 static bool any_nonfinite(const Stream& stream, int64_t begin, int64_t n) {
