@@ -94,11 +94,12 @@ STA_API int32_t sta_evaluate(int64_t n, const sta_formula* formula, const sta_op
 /* The reductions below take an importance (importance / theta: as the measure needs, else NULL), or, where formula is
  * not NULL, that field. */
 
-/* Range and leaf sums of many tensors in one call: [n_tensors] operands or formulas.
- * minmax: [n_tensors][2], folded into. leaves: NULL, or the leaf sums of all tensors, one tensor after the other. */
+/* Range and leaf sums of many tensors in one call: [n_tensors] operands or formulas. Formulas in a row that read some
+ * of the same are taken in together. One of these may be NULL: minmax: [n_tensors][2], folded into; leaves:
+ * [n_tensors], where the leaf sums of each tensor go. */
 STA_API int32_t sta_ranges(int32_t n_tensors, const int64_t* sizes, const sta_operand* importances,
                            const sta_operand* thetas, int32_t measure, const sta_formula* formulas, float* minmax,
-                           double* leaves, const sta_options* options);
+                           double* const* leaves, const sta_options* options);
 
 /* Tier-B sum: adjacent pairs, level by level; an odd last one is carried up. Destroys its input. */
 STA_API double sta_fold(double* leaves, int64_t n);
@@ -194,9 +195,8 @@ typedef struct {
  * sums, counts per leaf and a formula's offset advance.
  * STA_STEP_NONFINITE: n, n_operands, operands: ends the pass at the first NaN or infinity.
  * STA_STEP_DIFFERS: two addresses, bytes per element, and that of an int64, set to 1 where the slices differ.
- * STA_STEP_COUNT_EQUAL adds to greater. STA_STEP_RANGES takes leaf sums of one tensor only. STA_STEP_COLLECT has an
- * array of collectors, and in the word after it how many elements each is for: a slice goes to the one its first
- * element falls to. */
+ * STA_STEP_COUNT_EQUAL adds to greater. STA_STEP_COLLECT has an array of collectors, and in the word after it how many
+ * elements each is for: a slice goes to the one its first element falls to. */
 enum sta_step_op {
   STA_STEP_MERGE = 0,
   STA_STEP_WEIGHTED_SUM = 1,

@@ -22,6 +22,32 @@ void fold_range(const float* seen, float* folded) {
   if (seen[1] > folded[1] || (seen[1] == folded[1] && !std::signbit(seen[1]))) folded[1] = seen[1];
 }
 
+// Whether two formulas read some of the same.
+bool share_operands(const FormulaCall& one, const FormulaCall& other) {
+  const auto reads = [](const FormulaCall& call, const Stream& stream) {
+    const auto is_it = [&](const Stream& own) { return same_elements(own, stream); };
+    return (call.base && is_it(*call.base)) || std::any_of(call.models, call.models + call.n_models, is_it) ||
+           (call.importances && std::any_of(call.importances, call.importances + call.n_models, is_it));
+  };
+  for (int j = 0; j < other.n_models; ++j)
+    if (reads(one, other.models[j]) || (other.importances && reads(one, other.importances[j]))) return true;
+  return other.base && reads(one, *other.base);
+}
+
+// Sources that one pass over their elements reduces: formulas of which each shares operands with the first.
+struct Together {
+  int first, count;
+  int64_t n, first_chunk;
+
+  // Takes in the last one, if it belongs here.
+  bool join(const std::vector<Source>& sources, int64_t size) {
+    const FormulaCall *one = sources[static_cast<size_t>(first)].formula, *other = sources.back().formula;
+    if (!one || !other || size != n || count == kTogether || !share_operands(*one, *other)) return false;
+    ++count;
+    return true;
+  }
+};
+
 }  // namespace
 
 extern "C" {
@@ -107,43 +133,48 @@ int32_t sta_weighted_sum(int64_t n, int32_t n_models, const sta_operand* base, c
 }
 
 int32_t sta_ranges(int32_t n_tensors, const int64_t* sizes, const sta_operand* importances, const sta_operand* thetas,
-                   int32_t measure, const sta_formula* formulas, float* minmax, double* leaves,
+                   int32_t measure, const sta_formula* formulas, float* minmax, double* const* leaves,
                    const sta_options* options) {
   return guarded([&]() -> int32_t {
-    if (n_tensors < 0 || (n_tensors > 0 && (!sizes || !minmax))) return STA_INVALID;
+    if (n_tensors < 0 || (n_tensors > 0 && (!sizes || !(minmax || leaves)))) return STA_INVALID;
     Run run;
     if (const int32_t status = run.set(options)) return status;
     // Chunks of all tensors form one list, so that many small tensors share the threads as one large tensor does.
-    struct Item {
-      std::unique_ptr<OneSource> source;
-      int64_t n, first_chunk;
-      double* leaves;
-    };
-    std::vector<Item> items;
+    std::vector<std::unique_ptr<OneSource>> kept;
+    std::vector<Source> sources;
+    std::vector<Together> items;
     int64_t chunks = 0, largest = 0, operands = 0;
     for (int32_t i = 0; i < n_tensors; ++i) {
-      auto source =
-          std::make_unique<OneSource>(sizes[i], importances ? importances + i : nullptr, thetas ? thetas + i : nullptr,
-                                      measure, formulas ? formulas + i : nullptr, *run.kernels);
-      if (!source->valid) return STA_INVALID;
-      operands = std::max(operands, operands_of(source->source));
-      items.push_back({std::move(source), sizes[i], chunks, leaves});
-      chunks += chunks_of(sizes[i]);
+      kept.push_back(std::make_unique<OneSource>(sizes[i], importances ? importances + i : nullptr,
+                                                 thetas ? thetas + i : nullptr, measure,
+                                                 formulas ? formulas + i : nullptr, *run.kernels));
+      if (!kept.back()->valid) return STA_INVALID;
+      sources.push_back(kept.back()->source);
+      if (items.empty() || !items.back().join(sources, sizes[i])) {
+        items.push_back({i, 1, sizes[i], chunks});
+        chunks += chunks_of(sizes[i]);
+      }
+      operands = std::max(operands, operands_of(sources.back()));
       largest = std::max(largest, sizes[i]);
-      if (leaves) leaves += (sizes[i] + STA_LEAF - 1) / STA_LEAF;
     }
     std::mutex mutex;
     return parallel(run, largest, operands, chunks, [&](int64_t chunk, int, float* scratch) {
       const auto after = std::upper_bound(items.begin(), items.end(), chunk,
-                                          [](int64_t c, const Item& item) { return c < item.first_chunk; });
-      const Item& item = *(after - 1);
+                                          [](int64_t c, const Together& item) { return c < item.first_chunk; });
+      const Together& item = *(after - 1);
       const int64_t begin = (chunk - item.first_chunk) * kChunk;
-      float seen[2] = {__builtin_inff(), -__builtin_inff()};
-      run.kernels->range(item.source->source, begin, std::min(item.n, begin + kChunk), run.tile, scratch, seen,
-                         item.leaves ? item.leaves + begin / STA_LEAF : nullptr);
-      float* folded = minmax + 2 * (&item - items.data());
+      float seen[2 * kTogether];
+      double* sums[kTogether];
+      for (int i = 0; i < item.count; ++i) {
+        seen[2 * i] = __builtin_inff();
+        seen[2 * i + 1] = -__builtin_inff();
+        sums[i] = leaves ? leaves[item.first + i] + begin / STA_LEAF : nullptr;
+      }
+      run.kernels->range(item.count, sources.data() + item.first, begin, std::min(item.n, begin + kChunk), run.tile,
+                         scratch, minmax ? seen : nullptr, leaves ? sums : nullptr);
+      if (!minmax) return;
       const std::lock_guard<std::mutex> lock(mutex);
-      fold_range(seen, folded);
+      for (int i = 0; i < item.count; ++i) fold_range(seen + 2 * i, minmax + 2 * (item.first + i));
     });
   });
 }

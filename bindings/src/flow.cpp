@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstring>
 #include <optional>
+#include <vector>
 
 #include "calls.h"
 #include "digest.h"
@@ -156,25 +157,20 @@ class Steps {
     }
   };
 
-  // Ranges of several tensors at once; leaf sums of one at most, as there the next slice's follow this one's.
+  // Ranges and leaf sums of several tensors at once.
   int32_t ranges(const int64_t* w, int64_t at, int64_t n) {
     const int32_t count = static_cast<int32_t>(w[0]);
-    if (count < 1 || count > 2 * STA_MAX_TASKS || (w[7] && count > 1)) return STA_INVALID;
-    int64_t sizes[2 * STA_MAX_TASKS];
-    for (int32_t i = 0; i < count; ++i) sizes[i] = n;
-    double* leaves = w[7] ? pointer<double>(w[7]) + at / STA_LEAF : nullptr;
-    const sta_formula* formulas = pointer<const sta_formula>(w[5]);
-    if (!formulas)
-      return sta_ranges(count, sizes, pointer<const sta_operand>(w[2]), pointer<const sta_operand>(w[3]),
-                        static_cast<int32_t>(w[4]), nullptr, pointer<float>(w[6]), leaves, &options_);
-    for (int32_t i = 0; i < count; ++i) {
-      sta_formula formula = formulas[i];
-      formula.offset += at;
-      const int32_t status =
-          sta_ranges(1, sizes, nullptr, nullptr, 0, &formula, pointer<float>(w[6]) + 2 * i, leaves, &options_);
-      if (status != STA_OK) return status;
-    }
-    return STA_OK;
+    if (count < 1) return STA_INVALID;
+    const std::vector<int64_t> sizes(static_cast<size_t>(count), n);
+    std::vector<sta_formula> formulas;
+    if (const auto* given = pointer<const sta_formula>(w[5])) formulas.assign(given, given + count);
+    for (sta_formula& formula : formulas) formula.offset += at;
+    std::vector<double*> leaves;
+    if (const auto* given = pointer<double* const>(w[7])) leaves.assign(given, given + count);
+    for (double*& first : leaves) first += at / STA_LEAF;
+    return sta_ranges(count, sizes.data(), pointer<const sta_operand>(w[2]), pointer<const sta_operand>(w[3]),
+                      static_cast<int32_t>(w[4]), formulas.empty() ? nullptr : formulas.data(), pointer<float>(w[6]),
+                      leaves.empty() ? nullptr : leaves.data(), &options_);
   }
 
   const sta_flow_job& job_;

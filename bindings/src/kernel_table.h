@@ -28,6 +28,11 @@ struct Stream {
   int32_t itemsize;
 };
 
+// Whether two operands are the same elements, as far as their records tell.
+static inline bool same_elements(const Stream& a, const Stream& b) {
+  return a.data == b.data && a.dtype == b.dtype && a.layout == b.layout;
+}
+
 // A formula's operands and parameters; there are as many as it needs.
 struct FormulaCall {
   int kind;
@@ -77,6 +82,9 @@ struct Formula {
   bool (*accepts)(const FormulaCall&);
   void (*value[kReadable])(const FormulaCall&, const FormulaTile&);  // by the dtype of base and models
 };
+
+// Most formulas that share operands whose values one pass reduces.
+constexpr int kTogether = 16;
 
 // Keys start <= key <= start + span, in bins of 2^shift.
 struct Window {
@@ -163,7 +171,8 @@ struct KernelTable {
                     float* scratch);
   void (*merge)(const MergeCall&, int64_t begin, int64_t end, int64_t tile, float* scratch, int64_t* counts);
   void (*weighted_sum)(const SumCall&, int64_t begin, int64_t end, int64_t tile, float* scratch);
-  void (*range)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, float* minmax, double* leaves);
+  void (*range)(int count, const Source* sources, int64_t begin, int64_t end, int64_t tile, float* scratch,
+                float* minmax, double* const* leaves);
   int64_t (*histogram)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, const Window&,
                        int64_t bins, uint32_t* tables);
   int64_t (*collect)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, const Window&,

@@ -76,14 +76,15 @@ class Backend(Protocol):
     def ranges(
         self,
         sources: Sequence[Source],
-        minmax: np.ndarray[Any, Any],
+        minmax: np.ndarray[Any, Any] | None,
         leaves: Sequence[np.ndarray[Any, Any]] | None,
         *,
         threads: int,
     ) -> None:
-        """Fold min and max of many sources into ``minmax`` (float32 [n, 2], start at (inf, −inf); NaN sticks).
+        """Ranges of many sources, their tier-B sums, or both.
 
-        ``leaves``: float64 [⌈size/4096⌉] per source, set to the tier-B leaf sums.
+        ``minmax``: float32 [n, 2], start at (inf, −inf), into which min and max are folded; NaN sticks. ``leaves``:
+        contiguous float64 [⌈size/4096⌉] per source, set to the tier-B leaf sums. None where they are not wanted.
         """
 
     def fold(self, leaves: np.ndarray[Any, Any]) -> float:

@@ -112,7 +112,7 @@ class NativeBackend:
     def ranges(
         self,
         sources: Sequence[Source],
-        minmax: np.ndarray[Any, Any],
+        minmax: np.ndarray[Any, Any] | None,
         leaves: Sequence[np.ndarray[Any, Any]] | None,
         *,
         threads: int,
@@ -123,26 +123,20 @@ class NativeBackend:
         formulas = [i for i, source in enumerate(sources) if isinstance(source, FormulaSource)]
         if 0 < len(formulas) < len(sources):  # a call takes one sort
             for sort in (formulas, [i for i in range(len(sources)) if i not in formulas]):
-                rows = minmax[sort]
+                rows = None if minmax is None else minmax[sort]
                 self.ranges([sources[i] for i in sort], rows, leaves and [leaves[i] for i in sort], threads=threads)
-                minmax[sort] = rows
+                if minmax is not None:
+                    minmax[sort] = rows
             return
         given = Sources(sources)
         sizes = array("q", [source.size for source in sources])
-        gathered = None
-        if leaves is not None:
-            gathered = leaves[0] if len(leaves) == 1 else np.empty(sum(map(len, leaves)), np.float64)
+        starts = None if leaves is None else array("q", map(address_of, leaves))
         self._call(
             "sta_ranges", threads,
             len(sources), sizes.buffer_info()[0], *given.arguments,
-            address_of(minmax), None if gathered is None else address_of(gathered),
-            keep=(given, sizes, minmax, gathered),
+            None if minmax is None else address_of(minmax), None if starts is None else starts.buffer_info()[0],
+            keep=(given, sizes, minmax, leaves, starts),
         )  # fmt: skip
-        if leaves is not None and gathered is not None and len(leaves) > 1:
-            start = 0
-            for part in leaves:
-                part[:] = gathered[start : start + len(part)]
-                start += len(part)
 
     def fold(self, leaves: np.ndarray[Any, Any]) -> float:
         """See :class:`sta_kernels.kernels.backend.Backend`."""

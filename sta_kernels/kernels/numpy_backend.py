@@ -98,7 +98,7 @@ class NumpyBackend:
     def ranges(
         self,
         sources: Sequence[Source],
-        minmax: np.ndarray[Any, Any],
+        minmax: np.ndarray[Any, Any] | None,
         leaves: Sequence[np.ndarray[Any, Any]] | None,
         *,
         threads: int,
@@ -108,7 +108,8 @@ class NumpyBackend:
             read = _reader(source)
             for part in read.parts:
                 values = read(part)
-                minmax[i] = statistics.range_exact(values, *minmax[i])
+                if minmax is not None:
+                    minmax[i] = statistics.range_exact(values, *minmax[i])
                 if leaves is not None:
                     _set_leaves(leaves[i], part, values)
 

@@ -123,11 +123,14 @@ class SumAccumulator:
     @ieee_arithmetic()
     def take(self, backend: Backend, source: Source, offset: int, size: int, *, threads: int) -> Settle:
         """See :class:`Accumulator`."""
-        first = offset // LEAF
-        leaves = self._leaves[first : first + -(-size // LEAF)]
-        backend.ranges([source], nothing(1), [leaves], threads=threads)
-        self._backend = backend
+        backend.ranges([source], None, [self.leaves(backend, offset, size)], threads=threads)
         return done
+
+    def leaves(self, backend: Backend, offset: int, size: int) -> np.ndarray[Any, Any]:
+        """Where a backend is to leave the sums of a tile."""
+        self._backend = backend
+        first = offset // LEAF
+        return self._leaves[first : first + -(-size // LEAF)]
 
     @ieee_arithmetic()
     def end_of_pass(self) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 
 from sta_kernels.kernels.backend import LEAF, Backend
 from sta_kernels.kernels.buffers import ImportanceSource
-from sta_kernels.kernels.formula import Source
+from sta_kernels.kernels.formula import FormulaSource, Source
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
 from sta_kernels.methods.accumulators import (
     HISTOGRAM_BYTES,
@@ -163,7 +163,7 @@ class Sum(_Reduction):
     ) -> list[float]:
         """Sum of each."""
         leaves = [np.zeros(-(-source.size // LEAF), np.float64) for source in sources]
-        backend.ranges(sources, nothing(len(sources)), leaves, threads=threads)
+        backend.ranges(sources, None, leaves, threads=threads)
         return [
             statistic.settle(backend.fold(sums), source.size)
             for statistic, sums, source in zip(statistics, leaves, sources, strict=True)
@@ -288,12 +288,18 @@ def take_together(
     *,
     threads: int,
 ) -> list[Settle]:
-    """:meth:`Accumulator.take` of several, for one tile: all ranges of importances of one measure in one call."""
+    """:meth:`Accumulator.take` of several, for one tile.
+
+    All ranges of importances of one measure are one call, and so are all sums of fields, which share operands.
+    """
     settles: list[Settle] = []
     by_measure: dict[str, list[tuple[RangeAccumulator, Source]]] = {}
+    summed: list[tuple[SumAccumulator, Source]] = []
     for accumulator, source in zip(accumulators, sources, strict=True):
         if isinstance(accumulator, RangeAccumulator) and isinstance(source, ImportanceSource):
             by_measure.setdefault(source.measure, []).append((accumulator, source))
+        elif isinstance(accumulator, SumAccumulator) and isinstance(source, FormulaSource):
+            summed.append((accumulator, source))
         else:
             settles.append(accumulator.take(backend, source, offset, size, threads=threads))
     for ranged in by_measure.values():
@@ -301,6 +307,9 @@ def take_together(
         backend.ranges([source for _, source in ranged], ends, None, threads=threads)
         for (together, _), row in zip(ranged, ends, strict=True):
             settles.append(partial(_add, together, row))
+    if summed:
+        leaves = [accumulator.leaves(backend, offset, size) for accumulator, _ in summed]
+        backend.ranges([source for _, source in summed], None, leaves, threads=threads)
     return settles
 
 

@@ -12,9 +12,11 @@ from hypothesis.extra import numpy as hnp
 
 from sta_kernels.kernels.backend import LEAF
 from sta_kernels.kernels.buffers import Buffer, ImportanceSource
+from sta_kernels.kernels.formula import Formula
 from sta_kernels.kernels.numpy_backend import NumpyBackend
-from sta_kernels.methods.statistics import Mean, OrderStatistic, Range, Statistic, update_together
-from sta_kernels.methods.subjects import Importance
+from sta_kernels.methods.base import Operands
+from sta_kernels.methods.statistics import Mean, OrderStatistic, Range, Statistic, Sum, update_together
+from sta_kernels.methods.subjects import Field, Importance
 
 BACKEND = NumpyBackend()
 
@@ -135,6 +137,30 @@ def test_several_at_once_are_the_same_as_one_by_one() -> None:
     for statistic, accumulator in zip(kinds, accumulators, strict=True):
         np.testing.assert_equal(accumulator.result, accumulate(statistic, arrays[statistic.subject.task], LEAF))
     assert calls == [1, 2] * 4  # the mean's sums, then two ranges in one call
+
+
+def test_sums_of_fields_share_a_call() -> None:
+    arrays = [np.random.default_rng(seed).standard_normal(2 * LEAF + 9).astype(np.float32) for seed in range(3)]
+    distances = [Sum(Field(Formula("distance"), (task,))) for task in range(2)]
+    calls: list[int] = []
+
+    class Counting(NumpyBackend):
+        def ranges(self, sources: Any, minmax: Any, leaves: Any, *, threads: int) -> None:
+            assert minmax is None
+            calls.append(len(sources))
+            super().ranges(sources, minmax, leaves, threads=threads)
+
+    accumulators = [statistic.accumulator(len(arrays[0]), len(arrays[0])) for statistic in distances]
+    for start in (LEAF, 0, 2 * LEAF):
+        base, *models = [Buffer.from_numpy(array[start : start + LEAF]) for array in arrays]
+        operands = Operands(tuple(models), base, offset=start)
+        update_together(
+            accumulators, [each.subject.source(operands) for each in distances], Counting(), start, threads=1
+        )
+    assert calls == [2] * 3
+    for accumulator, model in zip(accumulators, arrays[1:], strict=True):
+        assert accumulator.end_of_pass()
+        np.testing.assert_allclose(accumulator.result, np.abs(model - arrays[0]).astype(np.float64).sum(), rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [Range, Mean, OrderStatistic])

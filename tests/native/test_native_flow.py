@@ -26,6 +26,7 @@ from sta_kernels.methods.accumulators import (
     SelectAccumulator,
     SumAccumulator,
 )
+from sta_kernels.methods.statistics import take_together
 
 pytestmark = pytest.mark.skipif(not can_flow(), reason="this system has no positioned reads")
 
@@ -193,6 +194,31 @@ def test_statistics_are_those_of_the_whole(files: Files, kind: str, formula: boo
         if ends:
             break
     assert noting.result == whole.result
+
+
+def test_sums_that_share_operands_are_those_of_the_whole(files: Files) -> None:
+    """In one step, in which the formulas' offsets and the places of the sums advance from slice to slice."""
+
+    def sources(operands: dict[str, Buffer]) -> list[FormulaSource]:
+        kept = Formula("sparse_distance", (2, 0, 0), (), ((1.0, 1.0, np.inf, -1.0),), (7, 42, 0, 0, 1 << 31, 0))
+        return [
+            FormulaSource(formula, (operands[model],), operands["base"], (), 12)
+            for model in ("a", "b")
+            for formula in (Formula("distance"), kept)
+        ]
+
+    recorder, noting = Recorder(), [ACCUMULATORS["sum"]() for _ in range(4)]
+    settles = take_together(noting, sources(files.slices), recorder, 0, N, threads=1)
+    reads = [files.channels[name] for name in ("base", "a", "b")]
+    assert recorder.run(N, SLICE, reads, None, 1024).problem == 0
+    for settle in settles:
+        settle()
+    for accumulator, source in zip(noting, sources(files.whole), strict=True):
+        whole = ACCUMULATORS["sum"]()
+        whole.take(NativeBackend(), source, 0, N, threads=1)()
+        assert accumulator.end_of_pass()
+        assert whole.end_of_pass()
+        assert accumulator.result == whole.result != 0
 
 
 @pytest.mark.parametrize("where", [0, 4095, 4096, N - 1])

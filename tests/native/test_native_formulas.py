@@ -208,6 +208,47 @@ def test_ranges_of_importances_and_fields_together(native: NativeBackend) -> Non
         assert same_values(ours, theirs)
 
 
+def fields_that_share_operands(n: int, dtype: DType) -> list[FormulaSource]:
+    """More than a pass takes in together, with operands that many read, that one reads, and that are not there."""
+    given = operands(np.random.default_rng(n), n, 3, "edges", itertools.repeat(dtype))
+    base, models = given.base, given.models
+    spread = np.repeat(models[0].numpy(), 2)[::2]
+    gated = [
+        Formula("sparse_distance", (2, 0, 0), (), ((1.0, 1.0, np.inf, -1.0),), (7, 42, 0, 0, 3 << 30, task))
+        for task in range(3)
+    ]
+    fields = [
+        *(FormulaSource(Formula("distance"), (model,), base) for model in models),
+        *(FormulaSource(formula, (model,), base, (), 5) for formula, model in zip(gated, models, strict=True)),
+        *(
+            FormulaSource(Formula("product", (centred,)), pair, base if centred else None)
+            for centred in (0, 1)
+            for pair in itertools.combinations_with_replacement(models, 2)
+        ),
+        FormulaSource(Formula("distance"), (Buffer.from_numpy(spread, dtype),), base),
+        FormulaSource(Formula("fisher", (), (), ((1.0, 0.5),) * 3), models, None, given.importances),
+    ]
+    many = FormulaSource(Formula("variance"), models * 5, base)  # three of these are more operands than go together
+    return [*fields, many, many, many, replace(fields[0], models=(models[2],))]
+
+
+@pytest.mark.parametrize("n", [0, 1, 100, 4097, 70_001])
+@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
+def test_reductions_of_fields_that_share_operands(native: NativeBackend, n: int, dtype: DType) -> None:
+    sources = fields_that_share_operands(n, dtype)
+
+    def reduced(backend: Any, *, ends: bool, sums: bool) -> tuple[np.ndarray, np.ndarray]:
+        minmax = np.array([[np.inf, -np.inf]] * len(sources), np.float32)
+        leaves = [np.zeros(-(-n // 4096)) for _ in sources]
+        backend.ranges(sources, minmax if ends else None, leaves if sums else None, threads=2)
+        return minmax, np.concatenate(leaves)
+
+    minmax, leaves = reduced(REFERENCE, ends=True, sums=True)
+    found = [reduced(native, ends=ends, sums=sums) for ends, sums in ((True, True), (True, False), (False, True))]
+    assert all(same_values(ends, minmax) for ends, _ in found[:2])
+    assert all(same_values(sums, leaves) for _, sums in found[::2])
+
+
 def test_count_equal_of_an_importance(native: NativeBackend) -> None:
     values = np.repeat(np.float32([1, 2, 3]), (5000, 4000, 3000))
     counts = np.zeros(3, np.uint32)

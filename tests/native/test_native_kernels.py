@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from formula_cases import same_values
 from kernel_cases import KINDS, importance, poisoned, same_bits, stored, weights
 
 from sta_kernels.kernels.buffers import MEASURES, Buffer, DType, ImportanceSource
@@ -71,6 +72,27 @@ def test_ranges_and_leaf_sums(reference: NumpyBackend, measure: str, kind: str) 
             assert np.array_equal(np.isnan(results[0][0]), np.isnan(other[0]))
             for ours, theirs in zip(results[0], other, strict=True):
                 assert same_bits(np.nan_to_num(ours, nan=7), np.nan_to_num(theirs, nan=7))
+
+
+@pytest.mark.parametrize("dtype", DType, ids=lambda dtype: dtype.name)
+def test_ranges_of_a_few_values_in_any_place(native: NativeBackend, reference: NumpyBackend, dtype: DType) -> None:
+    """Where no sums are asked for, ends are found by the bits of what is stored."""
+    rng = np.random.default_rng(dtype)
+    tiny, great = {DType.F16: (6e-8, 65504), DType.F64: (1e-310, 1e300)}.get(dtype, (1e-40, 3e38))
+    magnitudes = np.array([0, tiny, 2e-3, 1, great, np.inf, np.nan])
+    pool = stored(np.concatenate((magnitudes, np.copysign(magnitudes, -1))), dtype)
+    arrays = [
+        Buffer.from_numpy(rng.choice(rng.choice(pool, rng.integers(1, 5)), n), dtype)
+        for n in (*range(1, 200), 4095, 4097, TWO_CHUNKS)
+        for _ in range(4)
+    ]
+    for sources in ([ImportanceSource("lp", x) for x in arrays], [ImportanceSource("amp", None, x) for x in arrays]):
+        results = []
+        for backend in (reference, native):
+            minmax = np.array([[np.inf, -np.inf]] * len(sources), np.float32)
+            backend.ranges(sources, minmax, None, threads=2)
+            results.append(minmax)
+        assert same_values(*results)
 
 
 def test_range_orders_the_zeros_and_keeps_what_it_was_given(native: NativeBackend) -> None:
@@ -232,10 +254,10 @@ def test_taylor_finish(reference: NumpyBackend, n: int, measure: str) -> None:
 
 def test_first_nonfinite(native: NativeBackend) -> None:
     for dtype in DType:
-        arrays = [np.zeros(200_000, dtype.numpy) for _ in range(3)]
+        arrays = [np.zeros(200_001, dtype.numpy) for _ in range(3)]
         buffers = [Buffer.from_numpy(array, dtype) for array in arrays]
         assert native.first_nonfinite(buffers) is None
-        for operand, index, value in ((2, 199_999, np.nan), (1, 150_000, np.inf), (1, 70_000, -np.inf), (0, 3, np.nan)):
+        for operand, index, value in ((2, 200_000, np.nan), (1, 150_000, np.inf), (1, 70_000, -np.inf), (0, 3, np.nan)):
             arrays[operand][index] = stored(np.array([value], np.float32), dtype)[0]
             assert native.first_nonfinite(buffers) == (operand, index)
             assert native.first_nonfinite(buffers, threads=3) == (operand, index)

@@ -19,24 +19,35 @@ constexpr uint32_t kPrime = 0x9e3779b1;
 struct DigestLanes {
   static constexpr int kVectors = 16 / V::W;
   V::I lane[kVectors];
+  V::I words[kVectors];  // sums of the unit's: those of a neighbour are due to each lane, which can wait for its end
 
   STA_INLINE_MEMBER void load(const uint64_t* from) {
-    for (int v = 0; v < kVectors; ++v) lane[v] = V::iload(reinterpret_cast<const char*>(from) + v * V::W * 4);
+    for (int v = 0; v < kVectors; ++v) {
+      lane[v] = V::iload(reinterpret_cast<const char*>(from) + v * V::W * 4);
+      words[v] = V::iset(0);
+    }
   }
   STA_INLINE_MEMBER void store(uint64_t* to) const {
     for (int v = 0; v < kVectors; ++v) V::istore(reinterpret_cast<char*>(to) + v * V::W * 4, lane[v]);
   }
-  STA_INLINE_MEMBER void stripe(const char* data, const char* secret) {
+  STA_INLINE_MEMBER void stripe(const char* data, const V::I* secret) {
+    STA_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-      const V::I value = V::iload(data + v * V::W * 4), keyed = V::ixor(value, V::iload(secret + v * V::W * 4));
-      const V::I product = V::mul_low(keyed, V::srl32(keyed));
-      lane[v] = V::add64(V::add64(lane[v], V::swap64(value)), product);
+      const V::I value = V::iload(data + v * V::W * 4), keyed = V::ixor(value, secret[v]);
+      lane[v] = V::add64(lane[v], V::mul_low(keyed, V::srl32(keyed)));
+      words[v] = V::add64(words[v], value);
     }
   }
-  STA_INLINE_MEMBER void scramble(const char* secret) {
+  STA_INLINE_MEMBER void end_unit() {
+    for (int v = 0; v < kVectors; ++v) {
+      lane[v] = V::add64(lane[v], V::swap64(words[v]));
+      words[v] = V::iset(0);
+    }
+  }
+  STA_INLINE_MEMBER void scramble(const V::I* secret) {
     const V::I prime = V::iset(kPrime);
     for (int v = 0; v < kVectors; ++v) {
-      const V::I mixed = V::ixor(V::ixor(lane[v], V::srl47(lane[v])), V::iload(secret + v * V::W * 4));
+      const V::I mixed = V::ixor(V::ixor(lane[v], V::srl47(lane[v])), secret[v]);
       lane[v] = V::add64(V::mul_low(mixed, prime), V::sll32(V::mul_low(V::srl32(mixed), prime)));
     }
   }
@@ -44,15 +55,29 @@ struct DigestLanes {
 
 // Takes in whole units; ends: the last one ends a block.
 static void digest_units(uint64_t* state, const char* data, int64_t units, bool ends) {
-  const char* secret = reinterpret_cast<const char*>(kSecret);
+  constexpr int kVectors = DigestLanes::kVectors;
+  constexpr int64_t kSoon = 512;  // bytes ahead: the data are in the second level as a rule, and seldom aligned
   constexpr int64_t kAfter = sizeof kSecret - kStripe;  // where the secret's last stripe begins
+  // The secret as each stripe is keyed with it, as it scrambles, and as it keys the last stripe of a block: in vectors
+  // of their own, as these parts overlap, and most straddle two cache lines.
+  V::I keys[(kStripes + 2) * kVectors];
+  for (int s = 0; s < kStripes + 2; ++s) {
+    const int64_t at = s < kStripes ? 8 * s : s == kStripes ? kAfter : kAfter - 7;
+    for (int v = 0; v < kVectors; ++v)
+      keys[s * kVectors + v] = V::iload(reinterpret_cast<const char*>(kSecret) + at + v * V::W * 4);
+  }
+  const V::I *scrambles = keys + kStripes * kVectors, *ending = scrambles + kVectors;
   DigestLanes lanes;
   lanes.load(state);
   for (int64_t unit = 0; unit < units; ++unit, data += kDigestUnit) {
     const bool last = ends && unit == units - 1;
-    for (int s = 0; s < kStripes - 1; ++s) lanes.stripe(data + s * kStripe, secret + 8 * s);
-    lanes.stripe(data + (kStripes - 1) * kStripe, last ? secret + kAfter - 7 : secret + 8 * (kStripes - 1));
-    if (!last) lanes.scramble(secret + kAfter);
+    _Pragma("GCC unroll 16") for (int s = 0; s < kStripes - 1; ++s) {
+      V::prefetch(data + s * kStripe + kSoon);
+      lanes.stripe(data + s * kStripe, keys + s * kVectors);
+    }
+    lanes.stripe(data + (kStripes - 1) * kStripe, last ? ending : keys + (kStripes - 1) * kVectors);
+    lanes.end_unit();
+    if (!last) lanes.scramble(scrambles);
   }
   lanes.store(state);
 }

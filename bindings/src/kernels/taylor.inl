@@ -21,6 +21,7 @@ static void finish(const FinishCall& call, int64_t begin, int64_t end, int64_t t
   for (int64_t leaf = begin; leaf < end; leaf += STA_LEAF) {
     const int64_t stop = end - leaf < STA_LEAF ? end : leaf + STA_LEAF;
     LeafSum sum;
+    sum.clear();
     for (int64_t at = leaf; at < stop; at += tile) {
       const int64_t n = stop - at < tile ? stop - at : tile;
       Arena arena(scratch, tile);

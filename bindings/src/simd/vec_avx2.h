@@ -163,9 +163,9 @@ struct V {
     __m256d lo, hi;
   };
   STA_INLINE D dzero() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }
-  STA_INLINE D dadd(D s, F a) {
-    return {_mm256_add_pd(s.lo, _mm256_cvtps_pd(_mm256_castps256_ps128(a))),
-            _mm256_add_pd(s.hi, _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)))};
+  STA_INLINE D dadd(D s, const float* p) {  // widened as they are loaded, which costs no shuffle
+    return {_mm256_add_pd(s.lo, _mm256_cvtps_pd(_mm_loadu_ps(p))),
+            _mm256_add_pd(s.hi, _mm256_cvtps_pd(_mm_loadu_ps(p + 4)))};
   }
   STA_INLINE void dstore(double* p, D s) {
     _mm256_storeu_pd(p, s.lo);

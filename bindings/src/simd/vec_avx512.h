@@ -150,9 +150,9 @@ struct V {
     __m512d lo, hi;
   };
   STA_INLINE D dzero() { return {_mm512_setzero_pd(), _mm512_setzero_pd()}; }
-  STA_INLINE D dadd(D s, F a) {
-    return {_mm512_add_pd(s.lo, _mm512_cvtps_pd(_mm512_castps512_ps256(a))),
-            _mm512_add_pd(s.hi, _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)))};
+  STA_INLINE D dadd(D s, const float* p) {  // widened as they are loaded, which costs no shuffle
+    return {_mm512_add_pd(s.lo, _mm512_cvtps_pd(_mm256_loadu_ps(p))),
+            _mm512_add_pd(s.hi, _mm512_cvtps_pd(_mm256_loadu_ps(p + 8)))};
   }
   STA_INLINE void dstore(double* p, D s) {
     _mm512_storeu_pd(p, s.lo);

@@ -225,8 +225,8 @@ struct V {
     double lane[4];
   };
   STA_INLINE D dzero() { return {{0, 0, 0, 0}}; }
-  STA_INLINE D dadd(D s, F a) {
-    for (int lane = 0; lane < W; ++lane) s.lane[lane] += static_cast<double>(a[lane]);
+  STA_INLINE D dadd(D s, const float* p) {
+    for (int lane = 0; lane < W; ++lane) s.lane[lane] += static_cast<double>(p[lane]);
     return s;
   }
   STA_INLINE void dstore(double* p, D s) { memcpy(p, &s, sizeof s); }

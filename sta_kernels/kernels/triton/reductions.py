@@ -49,7 +49,7 @@ class Reductions:
     def ranges(
         self,
         sources: Sequence[Source],
-        minmax: np.ndarray[Any, Any],
+        minmax: np.ndarray[Any, Any] | None,
         leaves: Sequence[np.ndarray[Any, Any]] | None,
         *,
         threads: int,
@@ -64,6 +64,8 @@ class Reductions:
                     found, sums = launch_ranges_and_leaf_sums(self.device, stored)
                     for part, values in zip(group, sums, strict=True):
                         leaves[part.which][part.leaves] = values.cpu().numpy()
+                if minmax is None:
+                    continue
                 for part, ends in zip(group, found.cpu().numpy(), strict=True):
                     fold_range(ends, minmax[part.which])
 
