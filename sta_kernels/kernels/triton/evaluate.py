@@ -29,6 +29,9 @@ _FEW_OPERANDS = 32
 _FEW_WITH_CUTS = 40
 """Likewise, counting the ends of ties, each of which comes with a threshold."""
 
+_MOST_KEPT = 7
+"""Models whose addresses and parameters fit the registers beside a formula that has much to compute."""
+
 _MOST_EIGHTS = 8
 """Models of which a thread takes eight elements each."""
 
@@ -181,6 +184,7 @@ def launch_evaluate(
             integers,
             N=len(signature.models),
             **signature.constants(),
+            FRUGAL=FORMULAS[signature.name].heavy and len(signature.models) > _MOST_KEPT,
             TOGETHER=drawn_together(signature.offset, launch.per_thread),
             BLOCK=launch.block,
             CHUNK=launch.chunk,
@@ -229,6 +233,7 @@ def _evaluate_kernel(
     INTEGERS: tl.constexpr,
     CUTS: tl.constexpr,
     TOGETHER: tl.constexpr,
+    FRUGAL: tl.constexpr,  # whether what is told of each model is loaded for each block, rather than kept
     ALIGNED: tl.constexpr,
     BASE: tl.constexpr,
     MODELS: tl.constexpr,
@@ -246,14 +251,12 @@ def _evaluate_kernel(
     count = tl.minimum(tl.load(row_ptr) - first, CHUNK).to(tl.int32)
     base_ptr = pointer(tl.load(row_ptr + 2), BASE, ALIGNED) + first if BASE is not None else None
     out_ptr = pointer(tl.load(row_ptr + 3), OUT, ALIGNED) + first
-    models = _pointers(row_ptr + 4, first, MODELS, ALIGNED)
+    models = () if FRUGAL else _pointers(row_ptr + 4, first, MODELS, ALIGNED)
     importances = _pointers(row_ptr + 4 + N, first, IMPORTANCES, ALIGNED)
     origin = tl.load(integers_ptr) + first
     shared = _loaded(numbers_ptr, SHARED)
     integers = _loaded(integers_ptr + 1, INTEGERS)
-    per_model = ()
-    for i in tl.static_range(N):
-        per_model += (_loaded(numbers_ptr + SHARED + i * PER_MODEL, PER_MODEL),)
+    per_model = () if FRUGAL else _rows(numbers_ptr + SHARED, N, PER_MODEL)
     # Where no ties end within a chunk, one comparison serves all of its elements.
     cut_through = False
     for i in tl.static_range(len(CUTS)):
@@ -264,12 +267,12 @@ def _evaluate_kernel(
         here = positions(start, BLOCK)
         merged = _evaluate(
             base_ptr,
-            models,
+            _pointers(row_ptr + 4, first, MODELS, ALIGNED) if FRUGAL else models,
             importances,
             (origin, start, here, TOGETHER, False),  # a name for it would make tensors of the constants
             None,
             shared,
-            per_model,
+            _rows(numbers_ptr + SHARED, N, PER_MODEL) if FRUGAL else per_model,
             integers,
             N,
             FORMULA,
@@ -283,12 +286,12 @@ def _evaluate_kernel(
         inside = here < count
         merged = _evaluate(
             base_ptr,
-            models,
+            _pointers(row_ptr + 4, first, MODELS, ALIGNED) if FRUGAL else models,
             importances,
             (origin, start, here, TOGETHER, True),
             inside,
             shared,
-            per_model,
+            _rows(numbers_ptr + SHARED, N, PER_MODEL) if FRUGAL else per_model,
             integers,
             N,
             FORMULA,
@@ -314,6 +317,15 @@ def _loaded(numbers_ptr, COUNT: tl.constexpr):
     found = ()
     for i in tl.static_range(COUNT):
         found += (tl.load(numbers_ptr + i),)
+    return found
+
+
+@triton.jit
+def _rows(numbers_ptr, N: tl.constexpr, COUNT: tl.constexpr):
+    """Consecutive parameters of each model."""
+    found = ()
+    for i in tl.static_range(N):
+        found += (_loaded(numbers_ptr + i * COUNT, COUNT),)
     return found
 
 
