@@ -93,8 +93,14 @@ def merge_constants(
         "OUT": tables.language_dtype(out),
         "BLOCK": config.block,
         "ZEROS_BLOCK": config.block // max(1, per_thread // 4),
-        "PLAIN_BLOCK": max(16, min(128, 1024 // n_power)),
+        "PLAIN_BLOCK": _plain_block(n_power, measure, (model, importance)),
     }
+
+
+def _plain_block(n_power: int, measure: str, dtypes: Sequence[DType]) -> int:
+    """Elements that the general path ranks at a time: fewer where float16 is multiplied, up to eight tasks."""
+    ranked = 512 if measure == "lp_amp" and DType.F16 in dtypes and n_power <= 8 else 1024
+    return max(16, min(128, ranked // n_power))
 
 
 def _kept(n_tasks: int, per_thread: int, measure: str) -> int:
