@@ -113,14 +113,14 @@ STA_API int32_t sta_histogram(int64_t n, const sta_operand* importance, const st
  * floats (sign bit set, negative ones inverted, every NaN greatest). table: uint64 [slots], zeros at first, slots a
  * power of two or 0: of a key that occurs often, its number of occurrences above the key. keys: uint32 [capacity], the
  * others. below, count and overflow are added to: keys below the window, keys in keys, keys for which there was no
- * room. first, last: of a flow's step, the elements [first, last) of the range that the keys are of. */
+ * room. */
 typedef struct {
   uint32_t start, span;
   int64_t below, count, overflow;
   int64_t capacity, keys;
   int64_t slots, table;
-  int64_t first, last;
 } sta_collector;
+
 STA_API int32_t sta_collect(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
                             const sta_formula* formula, sta_collector* collector, const sta_options* options);
 
@@ -195,8 +195,10 @@ typedef struct {
  * sums, counts per leaf and a formula's offset advance.
  * STA_STEP_NONFINITE: n, n_operands, operands: ends the pass at the first NaN or infinity.
  * STA_STEP_DIFFERS: two addresses, bytes per element, and that of an int64, set to 1 where the slices differ.
- * STA_STEP_COUNT_EQUAL adds to greater. STA_STEP_COLLECT has an array of collectors, and in the word after it how many
- * elements each is for: a slice goes to the one its first element falls to. */
+ * STA_STEP_COUNT_EQUAL adds to greater.
+ * STA_STEP_COLLECT has two words more: a number of elements, 0 for none, and the address of marks, zeros at first, of 2
+ * + slots words each, one for every so many elements but the last: before the first slice that begins there, the
+ * element that it begins with, the collector's count, and a copy of its table. */
 enum sta_step_op {
   STA_STEP_MERGE = 0,
   STA_STEP_WEIGHTED_SUM = 1,

@@ -107,12 +107,10 @@ class Steps {
         return status;
       }
       case STA_STEP_COLLECT: {
-        if (w[6] < 1) return STA_INVALID;
         const Field field(w + 1, at);
-        sta_collector& collector = pointer<sta_collector>(w[5])[at / w[6]];
-        if (!collector.last) collector.first = at;
-        collector.last = at + n;
-        return sta_collect(n, field.importance, field.theta, field.measure, field.formula, &collector, &options_);
+        auto* collector = pointer<sta_collector>(w[5]);
+        mark(*collector, w[6], pointer<uint64_t>(w[7]), at);
+        return sta_collect(n, field.importance, field.theta, field.measure, field.formula, collector, &options_);
       }
       case STA_STEP_NONFINITE: {
         int64_t operand, where;
@@ -156,6 +154,15 @@ class Steps {
       formula = &own;
     }
   };
+
+  // Notes what a collector holds before the slice at an element, if that is the first of a part.
+  void mark(const sta_collector& collector, int64_t part, uint64_t* marks, int64_t at) const {
+    if (!part || at / part == (at - job_.stride) / part || at < job_.stride) return;
+    uint64_t* here = marks + (at / part - 1) * (2 + collector.slots);
+    here[0] = static_cast<uint64_t>(at);
+    here[1] = static_cast<uint64_t>(collector.count);
+    std::memcpy(here + 2, pointer<const char>(collector.table), static_cast<size_t>(collector.slots) * 8);
+  }
 
   // Ranges and leaf sums of several tensors at once.
   int32_t ranges(const int64_t* w, int64_t at, int64_t n) {

@@ -73,6 +73,7 @@ struct FormulaTile {
 
 // The dtypes from which formulas read base and models in registers: STA_F32, STA_BF16 and STA_F16.
 constexpr int kReadable = 3;
+static_assert(STA_F32 == 0 && STA_BF16 == 1 && STA_F16 == 2, "their formulas are looked up by the dtype");
 
 // One formula. A call must have at least so many parameters, and pass accepts, if there is one.
 struct Formula {

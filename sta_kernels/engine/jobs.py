@@ -136,9 +136,9 @@ class Job:
         return made + sum(page_align(self.bytes_of(operand, units)) for operand in self.distinct)
 
     @cached_property
-    def mask_units(self) -> list[int]:
+    def mask_units(self) -> tuple[int, ...]:
         """Bytes per unit of each mask."""
-        return [DType.F32.itemsize] * self.masks
+        return (DType.F32.itemsize,) * self.masks
 
     @cached_property
     def step(self) -> int:

@@ -165,7 +165,7 @@ class JobRun:
         """Have a statistic taken, unless one of the last round tells."""
         size = self.job.size
         if brackets and isinstance(statistic, OrderStatistic):
-            self._brackets.append((statistic, BracketAccumulator(statistic.k, size)))
+            self._brackets.append((statistic, BracketAccumulator(statistic.k, size, in_parts=True)))
             self.pending[index] = self._brackets[-1]
             return
         accumulator = statistic.accumulator(size, size)

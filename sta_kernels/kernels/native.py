@@ -131,6 +131,7 @@ class NativeBackend:
         given = Sources(sources)
         sizes = array("q", [source.size for source in sources])
         starts = None if leaves is None else array("q", map(address_of, leaves))
+        assert leaves is None or all(sums.dtype == np.float64 and sums.flags.c_contiguous for sums in leaves)
         self._call(
             "sta_ranges", threads,
             len(sources), sizes.buffer_info()[0], *given.arguments,

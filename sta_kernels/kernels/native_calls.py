@@ -18,7 +18,8 @@ from sta_kernels.kernels.formula import FormulaSource, Source
 
 ABI_VERSION = 6
 MAX_MODELS = 256
-_COLLECTOR_WORDS = 10
+_KEY, _COUNT = np.uint64(0xFFFFFFFF), np.uint64(32)
+"""Of a word of a collector's table: the key's bits, and where its number of occurrences begins."""
 ISAS = ("baseline", "avx2", "avx512", "neon")
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _PATH = Path(__file__).with_name("libsta_core" + _SUFFIX)
@@ -213,31 +214,43 @@ class Collector:
     """Keys of a window that are set aside: order-preserving, as ``bindings/include/sta_core.h`` has them.
 
     Args:
-        words: room for the structure, zeros.
         window: least and greatest key.
         capacity: keys that occur seldom, for which there is room.
         slots: a power of two: roughly as many keys that occur often.
+        size: elements of the range.
+        part: of which so many make a part; None: all of them.
     """
 
-    __slots__ = ("_keys", "_table", "_words")
+    __slots__ = ("_keys", "_marks", "_table", "_words", "part")
 
-    def __init__(self, words: memoryview, window: tuple[int, int], capacity: int, slots: int) -> None:
+    def __init__(self, window: tuple[int, int], capacity: int, slots: int, size: int, part: int | None = None) -> None:
         low, high = window
+        self.part = part or 0
         self._keys = np.empty(capacity, np.uint32)
         self._table = np.zeros(slots, np.uint64)
-        self._words = words
-        words[0] = (high - low) << 32 | low
-        words[4:8] = array("Q", (capacity, address_of(self._keys), slots, address_of(self._table)))
+        self._marks = np.zeros((-(-size // part) - 1 if part else 0, 2 + slots), np.uint64)
+        start = (high - low) << 32 | low
+        self._words = array("Q", (start, 0, 0, 0, capacity, address_of(self._keys), slots, address_of(self._table)))
+
+    @property
+    def address(self) -> int:
+        """Of its memory."""
+        return self._words.buffer_info()[0]
+
+    @property
+    def marks(self) -> int:
+        """Address of what it held where a part began."""
+        return address_of(self._marks)
 
     @property
     def below(self) -> int:
         """Keys below the window."""
-        return int(self._words[1])
+        return self._words[1]
 
     @property
     def overflow(self) -> int:
         """Keys for which there was no room."""
-        return int(self._words[3])
+        return self._words[3]
 
     @property
     def seldom(self) -> np.ndarray[Any, Any]:
@@ -248,41 +261,19 @@ class Collector:
     def often(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Other keys, in rising order, and how often each occurred."""
         held = self._table[self._table != 0]
-        keys = (held & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+        keys = (held & _KEY).astype(np.uint32)
         order = np.argsort(keys)
-        return keys[order], (held >> np.uint64(32)).astype(np.int64)[order]
+        return keys[order], (held >> _COUNT).astype(np.int64)[order]
 
-    @property
-    def seen(self) -> tuple[int, int]:
-        """Elements of the range that the keys are of: the first, and the one after the last."""
-        return int(self._words[8]), int(self._words[9])
-
-
-class Collectors:
-    """Collectors of a range, each for so many elements of it.
-
-    Args:
-        elements: that each is for.
-        size: elements of the range.
-        window: as of :class:`Collector`, and so are ``capacity`` and ``slots``, which are each one's.
-
-    Attributes:
-        parts: in the order of the elements.
-    """
-
-    __slots__ = ("_words", "elements", "parts")
-
-    def __init__(self, elements: int, size: int, window: tuple[int, int], capacity: int, slots: int) -> None:
-        self.elements = elements
-        self._words = array("Q", bytes(8 * _COLLECTOR_WORDS * -(-size // elements)))
-        room = memoryview(self._words)
-        starts = range(0, len(room), _COLLECTOR_WORDS)
-        self.parts = [Collector(room[start : start + _COLLECTOR_WORDS], window, capacity, slots) for start in starts]
-
-    @property
-    def address(self) -> int:
-        """Of their memory."""
-        return self._words.buffer_info()[0]
+    def before_parts(self, key: int) -> list[tuple[int, int]]:
+        """Per part but the first: the element that it begins with, and how many before that have a key."""
+        found = []
+        for element, count, *_ in self._marks[:, :2].tolist():
+            if element:  # slices may be longer than parts
+                found.append((element, int(np.count_nonzero(self._keys[:count] == np.uint32(key)))))
+        tables = self._marks[self._marks[:, 0] > 0, 2:]
+        often = np.where((tables & _KEY == key) & (tables != 0), tables >> _COUNT, 0).sum(1).tolist()
+        return [(element, few + int(many)) for (element, few), many in zip(found, often, strict=True)]
 
 
 def _integers(values: Sequence[int]) -> array[int]:

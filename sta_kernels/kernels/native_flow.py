@@ -14,7 +14,7 @@ import numpy as np
 from sta_kernels.kernels.buffers import Buffer
 from sta_kernels.kernels.formula import Source
 from sta_kernels.kernels.native import NativeBackend
-from sta_kernels.kernels.native_calls import SIGNATURES, Collectors, Sources, Table, address_of, check_status, load_core
+from sta_kernels.kernels.native_calls import SIGNATURES, Collector, Sources, Table, address_of, check_status, load_core
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
 
 _STEPS = (
@@ -156,11 +156,11 @@ class Recorder(NativeBackend):
         self._call("sta_count_equal", threads, *arguments, keep=(given, greater, counts))
         return greater
 
-    def collect(self, source: Source, collectors: Collectors) -> None:
+    def collect(self, source: Source, collector: Collector) -> None:
         """Notes that keys of a source that lie within a window are set aside."""
         given = Sources([source])
-        words = (source.size, *given.arguments, collectors.address, collectors.elements)
-        self._kept.append((given, collectors))
+        words = (source.size, *given.arguments, collector.address, collector.part, collector.marks)
+        self._kept.append((given, collector))
         self._note("sta_collect", [struct.pack("<q", word or 0) for word in words])
 
     def check_finite(self, buffers: Sequence[Buffer]) -> int:

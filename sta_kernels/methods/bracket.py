@@ -15,7 +15,7 @@ import numpy as np
 
 from sta_kernels.kernels.backend import Backend
 from sta_kernels.kernels.formula import Source
-from sta_kernels.kernels.native_calls import Collector, Collectors
+from sta_kernels.kernels.native_calls import Collector
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
 from sta_kernels.methods.accumulators import (
     ALL_TIES,
@@ -41,53 +41,85 @@ _GREATEST = 200 << 20
 """Elements up to which so many keys make a window that a sample's rank does not miss by chance."""
 _SLOTS = 1 << 12
 _PARTS = 8
-"""Of a tile, whose keys are kept apart: so narrow is the place where ties end known before it is looked for."""
+"""Of a tile, told apart: so narrow is the place where ties end known before it is looked for."""
 _LEAST_PART = 1 << 16
 _EVERYTHING = (0, 0xFFFFFFFF)
 _TRIES = 2
 
 
-class _Part:
-    """What a part of the elements has within the window.
+class _Keys:
+    """Keys that were set aside, to be counted by their rank.
 
     Args:
-        offset: of the range that the collector's elements are counted in.
-        collector: has seen them.
-
-    Attributes:
-        start: first element.
-        stop: element after the last.
+        seldom: uint32, in rising order.
+        often: other keys, in rising order.
+        counts: how often those occur.
     """
 
-    __slots__ = ("_before", "_often", "_seldom", "start", "stop")
-
-    def __init__(self, offset: int, collector: Collector) -> None:
-        first, last = collector.seen
-        self.start, self.stop = offset + first, offset + last
-        self._seldom = collector.seldom
-        self._often, counts = collector.often
+    def __init__(self, seldom: np.ndarray[Any, Any], often: np.ndarray[Any, Any], counts: np.ndarray[Any, Any]) -> None:
+        self.seldom, self.often, self.counts = seldom, often, counts
         self._before = np.concatenate(([0], np.cumsum(counts)))
 
-    @property
-    def held(self) -> int:
-        """Elements within the window."""
-        return self.up_to(0xFFFFFFFF)
+    @classmethod
+    def of(cls, several: Sequence[_Keys]) -> _Keys:
+        """All of them together."""
+        if len(several) == 1:
+            return several[0]
+        often = np.concatenate([keys.often for keys in several])
+        order = np.argsort(often)
+        counts = np.concatenate([keys.counts for keys in several])
+        return cls(np.sort(np.concatenate([keys.seldom for keys in several])), often[order], counts[order])
 
     def less(self, key: int) -> int:
-        """Of these, how many have a smaller key."""
+        """How many are smaller."""
         return self._rank(key, "left")
 
     def up_to(self, key: int) -> int:
-        """Of these, how many have no greater key."""
+        """How many are not greater."""
         return self._rank(key, "right")
-
-    def number(self, key: int) -> int:
-        """Of these, how many have this key."""
-        return self.up_to(key) - self.less(key)
 
     def _rank(self, key: int, side: Literal["left", "right"]) -> int:
         sought = np.uint32(key)  # of the arrays' type, or they would be copied
-        return int(self._seldom.searchsorted(sought, side)) + int(self._before[self._often.searchsorted(sought, side)])
+        return int(self.seldom.searchsorted(sought, side)) + int(self._before[self.often.searchsorted(sought, side)])
+
+    def select(self, rank: int) -> int:
+        """The least key that so many do not exceed."""
+        low, high = 0, 0xFFFFFFFF
+        while low < high:
+            middle = (low + high) // 2
+            if rank <= self.up_to(middle):
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+
+class _Tile:
+    """What a tile has within the window.
+
+    Args:
+        start: first element.
+        stop: element after the last.
+        collector: has seen the tile.
+    """
+
+    def __init__(self, start: int, stop: int, collector: Collector) -> None:
+        self.start, self.stop = start, stop
+        self.keys = _Keys(collector.seldom, *collector.often)
+        self._collector = collector if collector.part else None
+
+    def number(self, key: int) -> int:
+        """Occurrences of one key."""
+        return self.keys.up_to(key) - self.keys.less(key)
+
+    def part_with(self, key: int, occurrence: int) -> tuple[int, int, int]:
+        """The part in which a key occurs for the n-th time, and which of its occurrences there that is."""
+        start, before = self.start, 0
+        for element, number in self._collector.before_parts(key) if self._collector is not None else ():
+            if occurrence <= number:
+                return start, self.start + element, occurrence - before
+            start, before = self.start + element, number
+        return start, self.stop, occurrence - before
 
 
 def bracketed(declared: Sequence[Statistic], n_elements: int, room: int) -> bool:
@@ -121,16 +153,18 @@ def shown(pending: Mapping[int, tuple[Any, Accumulator]]) -> tuple[dict[int, tup
 
 
 class BracketAccumulator(SelectAccumulator):
-    """The k-th smallest of many elements; its backend notes calls, or is native.
+    """The k-th smallest of many elements; its backend notes calls (:class:`sta_kernels.kernels.native_flow.Recorder`).
 
     Args:
         k: rank, from 1.
         n_elements: of all.
+        in_parts: whether :meth:`seed` will be asked, so that parts of tiles are told apart.
     """
 
-    def __init__(self, k: int, n_elements: int) -> None:
+    def __init__(self, k: int, n_elements: int, *, in_parts: bool = False) -> None:
         super().__init__(k)
         self._k, self._n = k, n_elements
+        self._in_parts = in_parts
         self._sampled = sample_size(n_elements)
         self._window: tuple[int, int] | None = None
         self._sample: list[np.ndarray[Any, Any]] = []
@@ -140,7 +174,7 @@ class BracketAccumulator(SelectAccumulator):
 
     def _start(self) -> None:
         self._below = self._overflow = 0
-        self._parts: list[_Part] = []
+        self._tiles: list[_Tile] = []
 
     @property
     def stride(self) -> int | None:
@@ -155,24 +189,24 @@ class BracketAccumulator(SelectAccumulator):
             return super().take(backend, source, offset, size, threads=threads)
         if self._window is None:
             runs = -(-size // (self.stride or 1))
-            collectors = Collectors(size, size, _EVERYTHING, runs * RUN, 0)
+            collector = Collector(_EVERYTHING, runs * RUN, 0, size)
         else:
-            elements = max(-(-size // _PARTS), _LEAST_PART)
-            room = min(int(elements * self._share() * 4) + 4096, _MOST // 4)  # parts differ
-            collectors = Collectors(elements, size, self._window, room, _SLOTS)
-        backend.collect(source, collectors)  # type: ignore[attr-defined]
+            room = min(int(size * self._share() * 2) + 4096, _MOST)
+            part = max(-(-size // _PARTS), _LEAST_PART) if self._in_parts else None
+            collector = Collector(self._window, room, _SLOTS, size, part)
+        backend.collect(source, collector)  # type: ignore[attr-defined]
 
         def settle() -> None:
             if self._window is None:
-                sample = collectors.parts[0].seldom
+                sample = collector.seldom
                 with self._lock:
                     self._sample.append(sample)
                 return
-            parts = [_Part(offset, collector) for collector in collectors.parts]
+            tile = _Tile(offset, offset + size, collector)
             with self._lock:
-                self._below += sum(collector.below for collector in collectors.parts)
-                self._overflow += sum(collector.overflow for collector in collectors.parts)
-                self._parts += parts
+                self._below += collector.below
+                self._overflow += collector.overflow
+                self._tiles.append(tile)
 
         return settle
 
@@ -195,8 +229,9 @@ class BracketAccumulator(SelectAccumulator):
             self._place_window()
             return False
         rank = self._k - self._below
-        if not self._overflow and 1 <= rank <= sum(part.held for part in self._parts):
-            self._key = _select(self._parts, self._window, rank)
+        held = sum(tile.keys.up_to(0xFFFFFFFF) for tile in self._tiles)
+        if not self._overflow and 1 <= rank <= held:
+            self._key = _Keys.of([tile.keys for tile in self._tiles]).select(rank)
             self.result = key_to_float(self._key)
             return True
         self._tries += 1
@@ -224,32 +259,20 @@ class BracketAccumulator(SelectAccumulator):
     def seed(self, cut: CutAccumulator) -> bool:
         """Tell where the ties end that are equal to the result; True where the cut is known by that.
 
-        As far as the parts know: as a rule, in which of them it lies.
+        As far as is known: as a rule, in which part of a tile it lies.
         """
         if self._counts_digits:
             return False
-        below = self._below + sum(part.less(self._key) for part in self._parts)
-        ties = sum(part.number(self._key) for part in self._parts)
+        below = self._below + sum(tile.keys.less(self._key) for tile in self._tiles)
+        ties = sum(tile.number(self._key) for tile in self._tiles)
         left = cut.count - (self._n - below - ties)
         if left <= 0 or left >= ties:
             cut.result = ALL_TIES if left > 0 else 0
             return True
-        for part in sorted(self._parts, key=lambda part: part.start):
-            number = part.number(self._key)
+        for tile in sorted(self._tiles, key=lambda tile: tile.start):
+            number = tile.number(self._key)
             if left <= number:
-                cut.look_within(part.start, part.stop, left)
+                cut.look_within(*tile.part_with(self._key, left))
                 break
             left -= number
         return False
-
-
-def _select(parts: Sequence[_Part], window: tuple[int, int], rank: int) -> int:
-    """The key of a rank among those of all parts: the least that so many do not exceed."""
-    low, high = window
-    while low < high:
-        middle = (low + high) // 2
-        if rank <= sum(part.up_to(middle) for part in parts):
-            high = middle
-        else:
-            low = middle + 1
-    return low

@@ -197,6 +197,23 @@ def test_ties_may_end_where_a_part_of_a_tile_does(tmp_path: Path, monkeypatch: p
         check(kept)
 
 
+def test_changes_in_a_few_rows_need_no_further_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that differs from the base, and so all keys of the window, lie in the first part of the tile."""
+    size, changed = 1 << 20, 1 << 17
+    value = torch.zeros(size)
+    value[:changed] = torch.randn(changed, generator=torch.Generator().manual_seed(5))
+    for name, tensor in (("base", torch.zeros(size)), ("a", value)):
+        (tmp_path / name).mkdir()
+        save_file({"w": tensor}, tmp_path / name / "model.safetensors")
+    monkeypatch.setattr(bracket.SelectAccumulator, "take", lambda *_, **__: pytest.fail("digits are counted"))
+    entry = {"model": str(tmp_path / "a"), "parameters": {"density": 0.06}}
+    recipe = {"merge_method": "ties", "base_model": str(tmp_path / "base"), "models": [entry]}
+    merge_checkpoints(recipe, tmp_path / "out", max_memory="1GB")
+    merged = load_file(tmp_path / "out" / "model.safetensors")["w"]
+    least = value.abs().sort(descending=True).values[int(0.06 * size) - 1]
+    assert torch.equal(merged, torch.where(value.abs() >= least, value, 0.0))
+
+
 def test_ties_end_within_tiles_of_another_pass(tmp_path: Path, shrink_buffers: Callable[..., None]) -> None:
     """Two ranks of one task, a task that is not cut, and dtypes that differ: each pass has tiles of its own."""
     generator = torch.Generator().manual_seed(3)

@@ -228,7 +228,7 @@ def fields_that_share_operands(n: int, dtype: DType) -> list[FormulaSource]:
         FormulaSource(Formula("distance"), (Buffer.from_numpy(spread, dtype),), base),
         FormulaSource(Formula("fisher", (), (), ((1.0, 0.5),) * 3), models, None, given.importances),
     ]
-    many = FormulaSource(Formula("variance"), models * 5, base)  # three of these are more operands than go together
+    many = FormulaSource(Formula("variance"), models * 5, base)  # more than go together
     return [*fields, many, many, many, replace(fields[0], models=(models[2],))]
 
 

@@ -104,3 +104,13 @@ def test_what_is_not_finite_is_seen(isa: str, wrong: float) -> None:
     expected, found = results(isa, source)
     assert same_values(found, expected, DType.F32)
     assert expected[37] != 0
+
+
+def test_a_weighted_magnitude_may_overflow(isa: str) -> None:
+    """An infinity times a score of 0 is NaN, which no bound on the score foresees."""
+    tau = tuple(Buffer.from_numpy(np.full(N, value, np.float32)) for value in (3.1e38, 1.0))
+    rows = ((3e38, 3.3e38, 2.0, 0.1, 9.0), (0.0, 1.0, 1.0, 99.0, 99.0))
+    base = Buffer.from_numpy(np.zeros(N, np.float32))
+    for form in (1, 2, 3):
+        expected, found = results(isa, FormulaSource(Formula("pcb", (form,), (1.0,), rows), tau, base))
+        assert same_values(found, expected, DType.F32)

@@ -143,8 +143,8 @@ static void pcb_score(const FormulaCall& call, const FormulaTile& t) {
 static bool is_tame(const FormulaCall& call, int task) {
   const float* given = call.of_model(task);
   const float low = given[0], high = given[1], weight = given[2], bar = given[3];
-  return low >= 0 && high > low && high <= kGreatestFloat && weight >= -kGreatestFloat && weight <= kGreatestFloat &&
-         bar >= 0 && given[4] >= bar;
+  return low >= 0 && high > low && high <= kGreatestFloat && __builtin_fabsf(weight) <= kGreatestFloat &&
+         __builtin_fabsf(weight) * high <= kGreatestFloat && bar >= 0 && given[4] >= bar;
 }
 
 // A task's least score, made smaller by more than the roundings on the way to any score come to.

@@ -16,10 +16,10 @@ static void add_delta(const char* base, float* delta, int64_t n, uint32_t* chang
   }
 }
 
-// Straight to an output of the base's dtype, at whole vectors.
+// Straight to an output of the base's dtype, at whole vectors; it is aligned to them where it is streamed.
 template <class Format>
 static void write_sum(const char* base, const float* delta, int64_t n, char* out, bool streaming) {
-  const bool past = Format::kStreams && streaming && until_aligned<Format>(out) == 0;
+  const bool past = Format::kStreams && streaming;
   for (int64_t i = 0; i < n; i += V::W) {
     V::M none;
     const int64_t at = i * Format::kBytes;
@@ -44,8 +44,10 @@ static void evaluate(const EvaluateCall& call, int64_t begin, int64_t end, int64
     uint32_t* changed = keeps_double ? reinterpret_cast<uint32_t*>(arena.take()) : nullptr;
     const int32_t dtype = read_formula(formula, at, n, arena, &t);
     entry.value[dtype](formula, t);
-    if (adds && call.out.dtype == dtype && !call.out.layout && n % V::W == 0) {
-      kWriteSum[dtype](t.base, t.value, n, call.out.data + at * call.out.itemsize, call.streaming);
+    char* out = call.out.data + at * call.out.itemsize;
+    const bool ready = !call.streaming || reinterpret_cast<intptr_t>(out) % (V::W * call.out.itemsize) == 0;
+    if (adds && ready && call.out.dtype == dtype && !call.out.layout && n % V::W == 0) {
+      kWriteSum[dtype](t.base, t.value, n, out, call.streaming);
       continue;
     }
     if (adds) kAddDelta[dtype](t.base, t.value, n, changed);

@@ -66,6 +66,7 @@ def merge_constants(
     n_power = max(2, triton.next_power_of_2(n_tasks))
     rank = k if ties == "drop" else k + 1
     per_thread = max(1, config.per_thread)
+    dtypes = (base, model, importance, out)
     fast = 2 <= n_tasks <= MOST_IN_REGISTERS and 1 <= rank <= n_tasks and ties != "first" and out is not DType.F64
     if ties == "drop":
         fast = fast and k < n_tasks
@@ -85,7 +86,7 @@ def merge_constants(
         "FAST": fast,
         # Where importances leave too few registers, pointers and weights of all tasks are loaded again in every block.
         "FRUGAL": n_tasks * config.per_thread > 48,
-        "KEPT": _kept(n_tasks, config.per_thread, measure),
+        "KEPT": _kept(n_tasks, config.per_thread, measure, dtypes, counted),
         "ALIGNED": aligned,
         "BASE": tables.language_dtype(base),
         "MODEL": tables.language_dtype(model),
@@ -93,7 +94,7 @@ def merge_constants(
         "OUT": tables.language_dtype(out),
         "BLOCK": config.block,
         "ZEROS_BLOCK": config.block // max(1, per_thread // 4),
-        "PLAIN_BLOCK": _plain_block(n_power, measure, (model, importance)),
+        "PLAIN_BLOCK": _plain_block(n_power, measure, dtypes),
     }
 
 
@@ -103,13 +104,15 @@ def _plain_block(n_power: int, measure: str, dtypes: Sequence[DType]) -> int:
     return max(16, min(128, ranked // n_power))
 
 
-def _kept(n_tasks: int, per_thread: int, measure: str) -> int:
+def _kept(n_tasks: int, per_thread: int, measure: str, dtypes: Sequence[DType], counted: bool) -> int:
     """Number of tasks whose normalisers stay in a thread's registers, four numbers each.
 
-    Those of the others are computed again in every block: of all where importances alone leave no room, and of the last
-    few where ``lp_amp`` holds a model beside each importance until the selection.
+    Those of the others are computed again in every block: of all where importances alone leave no room, and of most
+    where ``lp_amp`` holds a model beside each importance until the selection, or float16 is converted and counted.
     """
     importances = n_tasks * per_thread
     if importances > 72:
         return 0
-    return min(n_tasks, (172 - 2 * importances) // 4) if measure == "lp_amp" else n_tasks
+    if measure == "lp_amp":
+        return min(n_tasks, (172 - 2 * importances) // 4)
+    return (80 - importances) // 4 if measure == "lp" and counted and takes_fours(dtypes, n_tasks, measure) else n_tasks
