@@ -181,6 +181,7 @@ class JobRun:
     def _start_pass(self) -> None:
         """Choose operands and tiles: what the statistics want to see, else what remains to be written."""
         job = self.job
+        self.operands: Sequence[Operand]
         if self.pending:
             self._shown, stride = shown(self.pending)
             pending = list(self._shown.values())
