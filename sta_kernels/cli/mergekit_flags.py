@@ -48,12 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--unsafe-truncate-embeddings", action=both, default=False, help="refused: rows would be lost")
     group.add_argument("--transformers-cache", metavar="DIR", help="the hub cache in which models are looked for")
+    group = parser.add_argument_group(
+        "taken and without effect", "So that a command line of mergekit-yaml needs no change."
+    )
     for name, reason in NO_EFFECT.items():
         flag = "--" + name.replace("_", "-")
         if name in WITH_VALUE:
-            group.add_argument(flag, metavar=WITH_VALUE[name], help=f"no effect: {reason}")
+            group.add_argument(flag, metavar=WITH_VALUE[name], help=reason)
         else:
-            group.add_argument(*_SHORT.get(name, ()), flag, action=both, default=None, help=f"no effect: {reason}")
+            group.add_argument(*_SHORT.get(name, ()), flag, action=both, default=None, help=reason)
 
 
 def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
