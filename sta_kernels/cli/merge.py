@@ -65,7 +65,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--allow-nonfinite", action="store_true", help="merge NaN and infinity instead of refusing them"
     )
-    result.add_argument("--dry-run", action="store_true", help="print the plan, touch nothing")
+    result.add_argument(
+        "--dry-run", action="store_true", help="print the plan, and whether OUT would be refused; touch nothing"
+    )
     result.add_argument("--json", action="store_true", help="with --dry-run: the whole plan as JSON")
     result.add_argument("--profile", action="store_true", help="print where the time went, to standard error")
     result.add_argument(
