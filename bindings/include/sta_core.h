@@ -120,7 +120,6 @@ typedef struct {
   int64_t capacity, keys;
   int64_t slots, table;
 } sta_collector;
-
 STA_API int32_t sta_collect(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
                             const sta_formula* formula, sta_collector* collector, const sta_options* options);
 

@@ -157,7 +157,7 @@ class Steps {
 
   // Notes what a collector holds before the slice at an element, if that is the first of a part.
   void mark(const sta_collector& collector, int64_t part, uint64_t* marks, int64_t at) const {
-    if (!part || at / part == (at - job_.stride) / part || at < job_.stride) return;
+    if (!part || at == 0 || at / part == (at - job_.stride) / part) return;
     uint64_t* here = marks + (at / part - 1) * (2 + collector.slots);
     here[0] = static_cast<uint64_t>(at);
     here[1] = static_cast<uint64_t>(collector.count);

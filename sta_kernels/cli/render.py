@@ -49,7 +49,10 @@ def plan(summary: Mapping[str, Any], out: str) -> str:
 def result(summary: Mapping[str, Any], models: Sequence[str], out: str, seconds: float) -> str:
     """What a merge did, from ``Manifest.summary()``."""
     if summary["already_finished"]:
-        return f"{out} already holds this merge, of the same recipe and inputs: nothing to do; verify reads it again"
+        return (
+            f"{out} already holds this merge, of the same recipe and inputs: nothing to do; its files have their "
+            f"sizes, and `sta-kernels verify {out}` reads them"
+        )
     elements = summary["elements_merged"]
     rows = [
         ("merged", f"{_count(summary['tensors_merged'], 'tensor')} ({elements:,} elements), "

@@ -152,17 +152,15 @@ class FlowExecutor(Executor):
     ) -> tuple[list[Path], list[Channel]]:
         """Where the operands of a tile are read from."""
         files: list[Path] = []
-        seen: set[Path] = set()
         reads = []
         for operand in operands:
             source, first, last = self._range(tile.job, operand, start, stop)
             fd = stack.enter_context(source.descriptor())
             digest = None
             if digested:  # of a file that serves two operands, as layers of one model may, only one range goes on
-                digest = DigestState() if source.file in seen else self._digest_of(source.file)
+                digest = DigestState() if source.file in files else self._digest_of(source.file)
             reads.append(Channel(fd, first, last, tile.job.unit(operand), tile.address(operand), digest, BLOCK))
             files.append(source.file)
-            seen.add(source.file)
         return files, reads
 
     def _run(

@@ -267,13 +267,11 @@ class Collector:
 
     def before_parts(self, key: int) -> list[tuple[int, int]]:
         """Per part but the first: the element that it begins with, and how many before that have a key."""
-        found = []
-        for element, count, *_ in self._marks[:, :2].tolist():
-            if element:  # slices may be longer than parts
-                found.append((element, int(np.count_nonzero(self._keys[:count] == np.uint32(key)))))
-        tables = self._marks[self._marks[:, 0] > 0, 2:]
-        often = np.where((tables & _KEY == key) & (tables != 0), tables >> _COUNT, 0).sum(1).tolist()
-        return [(element, few + int(many)) for (element, few), many in zip(found, often, strict=True)]
+        marks = self._marks[self._marks[:, 0] > 0]  # a slice may be longer than a part, and leave one without
+        seldom = [np.count_nonzero(self._keys[:count] == np.uint32(key)) for count in marks[:, 1].tolist()]
+        tables = marks[:, 2:]
+        often = np.where((tables & _KEY == key) & (tables != 0), tables >> _COUNT, 0).sum(1)
+        return list(zip(marks[:, 0].tolist(), (often.astype(np.int64) + seldom).tolist(), strict=True))
 
 
 def _integers(values: Sequence[int]) -> array[int]:

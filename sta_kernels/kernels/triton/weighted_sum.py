@@ -79,6 +79,7 @@ def launch_weighted_sum(
             variant=(len(models), "based" if has_base else "baseless"),
         )
         in_groups = len(models) > MOST_IN_REGISTERS and len(set(models)) == 1
+        held = (_GROUP if in_groups else len(models)) * launch.per_thread
         table = chunks(sizes, launch.chunk)
         rows_there, chunks_there, factors_there = upload(device, rows(members), table, factors)
         _weighted_sum_kernel[(len(table),)](
@@ -103,7 +104,7 @@ def launch_weighted_sum(
             CHUNK=launch.chunk,
             num_warps=launch.warps,
             enable_fp_fusion=False,
-            **(registers(128) if len(models) * launch.per_thread > _FEW else {}),
+            **(registers(128) if held > _FEW else {}),
         )
 
 
