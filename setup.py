@@ -19,7 +19,7 @@ from setuptools.command.build_ext import build_ext
 SOURCES = Path("bindings/src")
 COMMON = ["-std=c++17", "-O2", "-g0", "-fPIC", "-pthread"]
 COMMON += ["-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno"]
-EVERYWHERE = ("api", "digest", "dispatch", "flow", "formula", "layout", "pool", "rank_gate", "select")
+EVERYWHERE = ("api", "digest", "dispatch", "flow", "formula", "layout", "pool", "rank_gate", "select", "steps")
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 # GCC reports its own AVX-512 header as using uninitialised values.
 AVX512 = [

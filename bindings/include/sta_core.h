@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-#define STA_ABI_VERSION 6
+#define STA_ABI_VERSION 7
 #define STA_MAX_TASKS 256
 #define STA_MAX_DIMS 64
 #define STA_LEAF 4096 /* elements per leaf of a tier-B sum */
@@ -110,15 +110,13 @@ STA_API int32_t sta_histogram(int64_t n, const sta_operand* importance, const st
                               uint64_t* counts, const sta_options* options);
 
 /* Keys that lie within a window, set aside to be selected from: start <= key <= start + span, in the order of the
- * floats (sign bit set, negative ones inverted, every NaN greatest). table: uint64 [slots], zeros at first, slots a
- * power of two or 0: of a key that occurs often, its number of occurrences above the key. keys: uint32 [capacity], the
- * others. below, count and overflow are added to: keys below the window, keys in keys, keys for which there was no
- * room. */
+ * floats (sign bit set, negative ones inverted, every NaN greatest). Two keys, common, are only counted; 0 is none's.
+ * keys: uint32 [capacity], the others. below, commons, count and overflow are added to: keys below the window, those
+ * equal to either common one, keys in keys, keys for which there was no room. */
 typedef struct {
-  uint32_t start, span;
-  int64_t below, count, overflow;
+  uint32_t start, span, common[2];
+  int64_t below, commons[2], count, overflow;
   int64_t capacity, keys;
-  int64_t slots, table;
 } sta_collector;
 STA_API int32_t sta_collect(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
                             const sta_formula* formula, sta_collector* collector, const sta_options* options);
@@ -195,9 +193,12 @@ typedef struct {
  * STA_STEP_NONFINITE: n, n_operands, operands: ends the pass at the first NaN or infinity.
  * STA_STEP_DIFFERS: two addresses, bytes per element, and that of an int64, set to 1 where the slices differ.
  * STA_STEP_COUNT_EQUAL adds to greater.
- * STA_STEP_COLLECT has two words more: a number of elements, 0 for none, and the address of marks, zeros at first, of 2
- * + slots words each, one for every so many elements but the last: before the first slice that begins there, the
- * element that it begins with, the collector's count, and a copy of its table. */
+ * STA_STEP_COLLECT has two words more: a number of elements, 0 for none, and the address of marks, zeros at first, of 4
+ * words each, one for every so many elements but the last: before the first slice that begins there, the element that
+ * it begins with, the collector's commons and its count.
+ * STA_STEP_FIND_CUT: n, a field as in a reduction, a value, elements [first, last) of the range, first a multiple of
+ * STA_LEAF, the address of a number, and that of a cut: in the slice in which that many of those elements have been
+ * equal to the value, the cut becomes the index in the tensor after the last of them. */
 enum sta_step_op {
   STA_STEP_MERGE = 0,
   STA_STEP_WEIGHTED_SUM = 1,
@@ -209,6 +210,7 @@ enum sta_step_op {
   STA_STEP_NONFINITE = 7,
   STA_STEP_DIFFERS = 8,
   STA_STEP_COLLECT = 9,
+  STA_STEP_FIND_CUT = 10,
 };
 typedef struct {
   int64_t op;

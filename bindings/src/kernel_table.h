@@ -93,6 +93,11 @@ struct Window {
   int shift;
 };
 
+// Keys below a window, equal to either of two within it, and within it otherwise.
+struct WindowCounts {
+  int64_t below, common[2], others;
+};
+
 struct MergeCall {
   int n_tasks;
   Stream base;
@@ -176,8 +181,8 @@ struct KernelTable {
                 float* minmax, double* const* leaves);
   int64_t (*histogram)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, const Window&,
                        int64_t bins, uint32_t* tables);
-  int64_t (*collect)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, const Window&,
-                     uint32_t* keys, int64_t* found);
+  WindowCounts (*collect)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, const Window&,
+                          const uint32_t* common, uint32_t* keys);
   void (*values)(const Source&, int64_t begin, int64_t end, int64_t tile, float* scratch, float* out);
   void (*forget)(const ForgetCall&, int64_t begin, int64_t end, int64_t tile, float* scratch, int64_t* kept);
   void (*accumulate)(const Stream& total, const Stream& grad, int64_t begin, int64_t end, int64_t tile, float* scratch);

@@ -107,8 +107,9 @@ constexpr int64_t kSampleTile = 64;
 constexpr int64_t kSampled = int64_t{1} << 18;        // elements from which on a sample pays
 constexpr int64_t kMostCollected = int64_t{1} << 21;  // keys that are set aside
 
-// A window that very probably holds the k-th smallest, from a sample of short runs spread evenly.
-int32_t bracket(Run& run, int64_t n, const Source& source, int64_t k, Window* window) {
+// A window that very probably holds the k-th smallest, and the likeliest key, from a sample of short runs spread
+// evenly.
+int32_t bracket(Run& run, int64_t n, const Source& source, int64_t k, Window* window, uint32_t* likeliest) {
   const int64_t tiles = n < int64_t{1} << 22 ? 256 : 1024, drawn = kSampleTile * tiles;
   std::vector<uint32_t> sample;
   sample.reserve(static_cast<size_t>(drawn));
@@ -133,39 +134,46 @@ int32_t bracket(Run& run, int64_t n, const Source& source, int64_t k, Window* wi
   const uint32_t high = rank + margin >= drawn ? ~0u : at(rank + margin);
   window->start = low;
   window->span = high - low;
+  *likeliest = at(std::min(rank, drawn - 1));
   return STA_OK;
 }
 
 // One pass that sets the keys of a window aside. Where they hold the k-th smallest, that is *key, and *found is set;
 // where there are too many of them, or it is not among them, the passes that count have to find it.
-int32_t collect_window(Run& run, int64_t n, const Source& source, const Window& window, int64_t k, uint32_t* key,
-                       bool* found) {
+int32_t collect_window(Run& run, int64_t n, const Source& source, const Window& window, uint32_t likeliest, int64_t k,
+                       uint32_t* key, bool* found) {
   const auto slots = static_cast<size_t>(std::min<int64_t>(run.threads, chunks_of(n)));
   constexpr size_t kRoom = kChunk + 64;
   const std::unique_ptr<uint32_t[]> room(new uint32_t[slots * kRoom]);
   std::vector<uint32_t> keys;
   keys.reserve(static_cast<size_t>(std::min(n / 16, kMostCollected)));
   std::mutex mutex;
-  std::atomic<int64_t> lower{0};
+  std::atomic<int64_t> lower{0}, common{0};
+  const uint32_t commons[2] = {likeliest, 0};
   std::atomic<bool> overflows{false};
   const int32_t status =
       parallel(run, n, operands_of(source), chunks_of(n), [&](int64_t chunk, int slot, float* scratch) {
         if (overflows) return;
         const int64_t begin = chunk * kChunk;
         uint32_t* own = room.get() + static_cast<size_t>(slot) * kRoom;
-        int64_t count = 0;
-        lower +=
-            run.kernels->collect(source, begin, std::min(n, begin + kChunk), run.tile, scratch, window, own, &count);
+        const WindowCounts counts =
+            run.kernels->collect(source, begin, std::min(n, begin + kChunk), run.tile, scratch, window, commons, own);
+        lower += counts.below;
+        common += counts.common[0];
         const std::lock_guard<std::mutex> lock(mutex);
-        if (static_cast<int64_t>(keys.size()) + count > kMostCollected)
+        if (static_cast<int64_t>(keys.size()) + counts.others > kMostCollected)
           overflows = true;
         else
-          keys.insert(keys.end(), own, own + count);
+          keys.insert(keys.end(), own, own + counts.others);
       });
-  const int64_t rank = k - lower;
-  *found = status == STA_OK && !overflows && rank >= 1 && rank <= static_cast<int64_t>(keys.size());
+  const int64_t rank = k - lower, others = static_cast<int64_t>(keys.size());
+  *found = status == STA_OK && !overflows && rank >= 1 && rank <= others + common;
   if (!*found) return status;
-  *key = select_among(keys.data(), static_cast<int64_t>(keys.size()), window.start, window.span, rank - 1);
+  const int64_t less = std::count_if(keys.begin(), keys.end(), [&](uint32_t each) { return each < likeliest; });
+  if (rank > less && rank <= less + common)
+    *key = likeliest;
+  else
+    *key = select_among(keys.data(), others, window.start, window.span, rank - 1 - (rank > less ? common.load() : 0));
   return status;
 }
 
@@ -173,9 +181,10 @@ int32_t collect_window(Run& run, int64_t n, const Source& source, const Window& 
 int32_t select_key(Run& run, int64_t n, const Source& source, int64_t k, uint32_t* key) {
   Window window{0, ~0u, 0};
   if (n >= kSampled) {
-    if (const int32_t status = bracket(run, n, source, k, &window)) return status;
+    uint32_t likeliest = 0;
+    if (const int32_t status = bracket(run, n, source, k, &window, &likeliest)) return status;
     bool found = false;
-    if (const int32_t status = collect_window(run, n, source, window, k, key, &found)) return status;
+    if (const int32_t status = collect_window(run, n, source, window, likeliest, k, key, &found)) return status;
     if (found) return STA_OK;
   }
   bool counts_below = true;  // later windows lie within the first: k is a rank within them
@@ -201,31 +210,6 @@ int32_t select_key(Run& run, int64_t n, const Source& source, int64_t k, uint32_
       return STA_OK;
     }
     window = {start, (1u << window.shift) - 1, 0};
-  }
-}
-
-// Takes keys into a collector: those that recur into its table, as long as that has room near their place.
-void put_aside(const uint32_t* keys, int64_t n, sta_collector* collector) {
-  constexpr int kProbes = 4;
-  uint64_t* table = reinterpret_cast<uint64_t*>(collector->table);
-  uint32_t* others = reinterpret_cast<uint32_t*>(collector->keys);
-  const uint64_t mask = static_cast<uint64_t>(collector->slots) - 1;
-  for (int64_t i = 0; i < n; ++i) {
-    const uint32_t key = keys[i];
-    bool counted = false;
-    if (collector->slots) {
-      uint64_t slot = (key * 0x9e3779b97f4a7c15u >> 40) & mask;
-      for (int probe = 0; probe < kProbes && !counted; ++probe, slot = (slot + 1) & mask) {
-        if (table[slot] && static_cast<uint32_t>(table[slot]) != key) continue;
-        table[slot] = (table[slot] ? table[slot] : key) + (uint64_t{1} << 32);
-        counted = true;
-      }
-    }
-    if (counted) continue;
-    if (collector->count < collector->capacity)
-      others[collector->count++] = key;
-    else
-      ++collector->overflow;
   }
 }
 
@@ -304,18 +288,21 @@ int32_t sta_collect(int64_t n, const sta_operand* importance, const sta_operand*
     Run run;
     if (const int32_t status = run.set(options)) return status;
     const OneSource one(n, importance, theta, measure, formula, *run.kernels);
-    if (!one.valid || !collector || collector->capacity < 0 || collector->slots < 0 ||
-        (collector->slots & (collector->slots - 1)))
-      return STA_INVALID;
+    if (!one.valid || !collector || collector->capacity < 0) return STA_INVALID;
     run.threads = 1;
     const Window window{collector->start, collector->span, 0};
     const std::unique_ptr<uint32_t[]> room(new uint32_t[static_cast<size_t>(std::min(n, kChunk)) + 64]);
     return parallel(run, n, operands_of(one.source), chunks_of(n), [&](int64_t chunk, int, float* scratch) {
       const int64_t begin = chunk * kChunk;
-      int64_t count = 0;
-      collector->below += run.kernels->collect(one.source, begin, std::min(n, begin + kChunk), run.tile, scratch,
-                                               window, room.get(), &count);
-      put_aside(room.get(), count, collector);
+      const WindowCounts counts = run.kernels->collect(one.source, begin, std::min(n, begin + kChunk), run.tile,
+                                                       scratch, window, collector->common, room.get());
+      collector->below += counts.below;
+      collector->commons[0] += counts.common[0];
+      collector->commons[1] += counts.common[1];
+      const int64_t fit = std::min(counts.others, collector->capacity - collector->count);
+      std::copy_n(room.get(), fit, reinterpret_cast<uint32_t*>(collector->keys) + collector->count);
+      collector->count += fit;
+      collector->overflow += counts.others - fit;
     });
   });
 }

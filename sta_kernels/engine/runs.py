@@ -11,13 +11,14 @@ import numpy as np
 from sta_kernels.engine.flowing import read_whole
 from sta_kernels.engine.jobs import Job, Operand
 from sta_kernels.engine.memory import PAGE, Arena, Budget
+from sta_kernels.kernels.formula import SoughtCut
 from sta_kernels.methods.accumulators import Accumulator, CutAccumulator, RangeAccumulator
 from sta_kernels.methods.base import Method
 from sta_kernels.methods.bracket import BracketAccumulator, bracketed, shown
 from sta_kernels.methods.run import known_of
-from sta_kernels.methods.statistics import OrderStatistic, Statistic, Summary
+from sta_kernels.methods.statistics import OrderStatistic, Statistic, Summary, TieCut
 from sta_kernels.methods.statistics import Range as RangeStatistic
-from sta_kernels.methods.subjects import Importance
+from sta_kernels.methods.subjects import Field, Importance
 
 Range = tuple[int, int]
 
@@ -153,6 +154,25 @@ class JobRun:
                 self.results.append(known)
                 if known is None:
                     self._open(len(self.results) - 1, statistic, earlier, brackets=brackets)
+            self._seek_while_merging()
+
+    def _seek_while_merging(self) -> None:
+        """Leave what is pending to the pass that merges, if these are cuts that it can find on its way."""
+        job, results = self.job, list(self.results)
+        assert job.settings is not None
+        step = tile_units(job, job.distinct, job.out_unit, self._flow_bytes)
+        for index, (statistic, accumulator) in self.pending.items():
+            sought = accumulator.sought if isinstance(accumulator, CutAccumulator) else None
+            if sought is None or not within_one(tiles(self._remaining, step), *sought[:2]):
+                return
+            assert isinstance(statistic, TieCut)
+            assert isinstance(statistic.subject, Field)
+            formula, models = statistic.subject.formula, statistic.subject.models
+            first, last, count = job.start + sought[0], job.start + sought[1], sought[2]
+            results[index] = SoughtCut(formula, models, statistic.value, first=first, last=last, count=count)
+        if not self._method.statistics(job.settings, len(self.models), job.place, results):
+            self.results = results
+            self.pending.clear()
 
     def _open(
         self,
@@ -250,6 +270,12 @@ def tiles(ranges: Iterable[Range], step: int) -> Iterator[Range]:
     for start, stop in ranges:
         for first in range(start, stop, step):
             yield first, min(first + step, stop)
+
+
+def within_one(pieces: Iterable[Range], start: int, stop: int) -> bool:
+    """Whether what the pieces have of a range lies in a single one, as a whole."""
+    shared = [piece for piece in pieces if piece[0] < stop and start < piece[1]]
+    return not shared or (len(shared) == 1 and shared[0][0] <= start and stop <= shared[0][1])
 
 
 def subtract(

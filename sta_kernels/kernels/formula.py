@@ -34,6 +34,38 @@ class Formula:
     integers: tuple[int, ...] = ()
 
 
+class SoughtCut(int):
+    """Among a formula's integers, an index below which ties belong that is found while a pass goes over them.
+
+    As a number, it is ``last``: beyond the elements among which it lies, all that comes before or after is right.
+
+    Attributes:
+        field: what is compared, of those of the formula's models, by index.
+        models: of the field.
+        value: what ties are equal to.
+        first: index in the tensor of the first element among which it lies, a whole number of leaves after the first
+            of a tile.
+        last: index after the last.
+        count: how many of these ties belong.
+    """
+
+    field: Formula
+    models: tuple[int, ...]
+    value: float
+    first: int
+    last: int
+    count: int
+
+    def __new__(
+        cls, field: Formula, models: tuple[int, ...], value: float, *, first: int, last: int, count: int
+    ) -> SoughtCut:
+        """Its number is ``last``."""
+        cut = super().__new__(cls, last)
+        cut.field, cut.models, cut.value = field, models, value
+        cut.first, cut.last, cut.count = first, last, count
+        return cut
+
+
 @dataclass(frozen=True, slots=True)
 class FormulaSource:
     """A formula and its operands, all of the same number of elements.

@@ -6,7 +6,7 @@ import ctypes
 import functools
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,8 @@ from sta_kernels.errors import InputError
 from sta_kernels.kernels.buffers import MEASURES, Buffer
 from sta_kernels.kernels.formula import FormulaSource, Source
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 MAX_MODELS = 256
-_KEY, _COUNT = np.uint64(0xFFFFFFFF), np.uint64(32)
-"""Of a word of a collector's table: the key's bits, and where its number of occurrences begins."""
 ISAS = ("baseline", "avx2", "avx512", "neon")
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _PATH = Path(__file__).with_name("libsta_core" + _SUFFIX)
@@ -187,7 +185,7 @@ class Sources:
 class Formulas:
     """Formulas with their operands as the C side's array of records."""
 
-    __slots__ = ("_kept", "address")
+    __slots__ = ("_kept", "_records", "address")
 
     def __init__(self, sources: Iterable[FormulaSource]) -> None:
         words: list[int] = []
@@ -205,9 +203,13 @@ class Formulas:
             self._kept += (operands, *arrays)
             words += (formula_kind(formula.name), len(source.models), source.base is not None, len(source.importances))
             words += (operands[0], *variant, *shared, rows[0], width, *integers, source.offset)
-        records = array("q", words)
-        self._kept.append(records)
-        self.address = records.buffer_info()[0]
+        self._records = array("q", words)
+        self.address = self._records.buffer_info()[0]
+
+    @property
+    def integers(self) -> int:
+        """Where the first formula's integers lie."""
+        return self._records[11]
 
 
 class Collector:
@@ -215,22 +217,23 @@ class Collector:
 
     Args:
         window: least and greatest key.
-        capacity: keys that occur seldom, for which there is room.
-        slots: a power of two: roughly as many keys that occur often.
+        common: two keys of the window that are counted apart; 0 for none.
+        capacity: other keys for which there is room.
         size: elements of the range.
         part: of which so many make a part; None: all of them.
     """
 
-    __slots__ = ("_keys", "_marks", "_table", "_words", "part")
+    __slots__ = ("_keys", "_marks", "_words", "part")
 
-    def __init__(self, window: tuple[int, int], capacity: int, slots: int, size: int, part: int | None = None) -> None:
+    def __init__(
+        self, window: tuple[int, int], common: tuple[int, int], capacity: int, size: int, part: int | None = None
+    ) -> None:
         low, high = window
         self.part = part or 0
         self._keys = np.empty(capacity, np.uint32)
-        self._table = np.zeros(slots, np.uint64)
-        self._marks = np.zeros((-(-size // part) - 1 if part else 0, 2 + slots), np.uint64)
-        start = (high - low) << 32 | low
-        self._words = array("Q", (start, 0, 0, 0, capacity, address_of(self._keys), slots, address_of(self._table)))
+        self._marks = np.zeros((-(-size // part) - 1 if part else 0, 4), np.int64)
+        pairs = ((high - low) << 32 | low, common[1] << 32 | common[0])
+        self._words = array("Q", (*pairs, 0, 0, 0, 0, 0, capacity, address_of(self._keys)))
 
     @property
     def address(self) -> int:
@@ -245,33 +248,35 @@ class Collector:
     @property
     def below(self) -> int:
         """Keys below the window."""
-        return self._words[1]
+        return self._words[2]
 
     @property
     def overflow(self) -> int:
         """Keys for which there was no room."""
-        return self._words[3]
+        return self._words[6]
 
     @property
-    def seldom(self) -> np.ndarray[Any, Any]:
-        """Keys, uint32, in rising order."""
-        return np.sort(self._keys[: self._words[2]])
+    def keys(self) -> np.ndarray[Any, Any]:
+        """The others, uint32, as they came."""
+        return self._keys[: self._words[5]]
 
     @property
-    def often(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Other keys, in rising order, and how often each occurred."""
-        held = self._table[self._table != 0]
-        keys = (held & _KEY).astype(np.uint32)
-        order = np.argsort(keys)
-        return keys[order], (held >> _COUNT).astype(np.int64)[order]
+    def _common(self) -> tuple[int, int]:
+        return self._words[1] & 0xFFFFFFFF, self._words[1] >> 32
+
+    def count(self, compare: Callable[[Any, Any], Any], key: int) -> int:
+        """How many keys of the window compare so with one."""
+        pairs = zip(self._common, self._words[3:5], strict=True)
+        common = sum(number for each, number in pairs if compare(each, key))
+        return common + int(np.count_nonzero(compare(self.keys, np.uint32(key))))
 
     def before_parts(self, key: int) -> list[tuple[int, int]]:
         """Per part but the first: the element that it begins with, and how many before that have a key."""
-        marks = self._marks[self._marks[:, 0] > 0]  # a slice may be longer than a part, and leave one without
-        seldom = [np.count_nonzero(self._keys[:count] == np.uint32(key)) for count in marks[:, 1].tolist()]
-        tables = marks[:, 2:]
-        often = np.where((tables & _KEY == key) & (tables != 0), tables >> _COUNT, 0).sum(1)
-        return list(zip(marks[:, 0].tolist(), (often.astype(np.int64) + seldom).tolist(), strict=True))
+        marks = self._marks[self._marks[:, 0] > 0].tolist()  # a slice may be longer than a part, and leave one without
+        common = self._common
+        if key in common:
+            return [(mark[0], mark[1 + common.index(key)]) for mark in marks]
+        return [(mark[0], int(np.count_nonzero(self._keys[: mark[3]] == np.uint32(key)))) for mark in marks]
 
 
 def _integers(values: Sequence[int]) -> array[int]:

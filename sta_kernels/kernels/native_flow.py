@@ -12,9 +12,18 @@ from typing import Any
 import numpy as np
 
 from sta_kernels.kernels.buffers import Buffer
-from sta_kernels.kernels.formula import Source
+from sta_kernels.kernels.formula import FormulaSource, SoughtCut, Source
 from sta_kernels.kernels.native import NativeBackend
-from sta_kernels.kernels.native_calls import SIGNATURES, Collector, Sources, Table, address_of, check_status, load_core
+from sta_kernels.kernels.native_calls import (
+    SIGNATURES,
+    Collector,
+    Formulas,
+    Sources,
+    Table,
+    address_of,
+    check_status,
+    load_core,
+)
 from sta_kernels.kernels.reference.environment import ieee_arithmetic
 
 _STEPS = (
@@ -28,6 +37,7 @@ _STEPS = (
     "sta_first_nonfinite",
     "differs",
     "sta_collect",
+    "find_cut",
 )
 """By their code in ``bindings/include/sta_core.h``."""
 _WORDS = 15
@@ -155,6 +165,25 @@ class Recorder(NativeBackend):
         arguments = (source.size, *given.arguments, value, address_of(counts), address_of(greater))
         self._call("sta_count_equal", threads, *arguments, keep=(given, greater, counts))
         return greater
+
+    def evaluate(self, source: FormulaSource, *, out: Buffer, threads: int) -> None:
+        """Notes it, after the search for cuts that are not known yet."""
+        formula, result = Formulas([source]), Table([out])
+        for index, number in enumerate(source.formula.integers):
+            if isinstance(number, SoughtCut):
+                self._find(number, source, formula.integers + 8 * index)
+        self._call("sta_evaluate", threads, out.size, formula.address, result[0], keep=(formula, result))
+
+    def _find(self, cut: SoughtCut, source: FormulaSource, found: int) -> None:
+        models = tuple(source.models[model] for model in cut.models)
+        given = Sources([FormulaSource(cut.field, models, source.base, (), source.offset)])
+        left = array("q", (cut.count,))
+        self._kept.append((given, left))
+        edges = (cut.first - source.offset, cut.last - source.offset)
+        words = [struct.pack("<q", word or 0) for word in (source.size, *given.arguments)]
+        words.append(struct.pack("<d", cut.value))
+        words += (struct.pack("<q", word) for word in (*edges, left.buffer_info()[0], found))
+        self._note("find_cut", words)
 
     def collect(self, source: Source, collector: Collector) -> None:
         """Notes that keys of a source that lie within a window are set aside."""

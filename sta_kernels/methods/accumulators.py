@@ -282,6 +282,11 @@ class CutAccumulator:
         """The ties end among the elements [start, stop), of which the first so many ties belong."""
         self._within, self._left = (start, stop), ties
 
+    @property
+    def sought(self) -> tuple[int, int, int] | None:
+        """First and last element among which the ties end, and how many of those belong; None where it is not known."""
+        return None if self._within is None else (*self._within, self._left)
+
     def end_of_pass(self) -> bool:
         """See :class:`Accumulator`."""
         if self._leaf is not None:

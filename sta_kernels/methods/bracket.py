@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -32,66 +32,18 @@ LEAST = 1 << 18
 RUN = 512
 """Neighbouring elements of the sample."""
 _SAMPLE = 1 << 15
-_LARGEST_SAMPLE = 1 << 19
+_LARGEST_SAMPLE = 1 << 21
 _DEVIATIONS = 12
 """Of a rank among as many independent draws. Neighbours are alike, so that there are fewer independent ones."""
 _MOST = 1 << 20
 """Keys that are set aside."""
-_GREATEST = 200 << 20
+_GREATEST = 400 << 20
 """Elements up to which so many keys make a window that a sample's rank does not miss by chance."""
-_SLOTS = 1 << 12
 _PARTS = 8
 """Of a tile, told apart: so narrow is the place where ties end known before it is looked for."""
 _LEAST_PART = 1 << 16
 _EVERYTHING = (0, 0xFFFFFFFF)
 _TRIES = 2
-
-
-class _Keys:
-    """Keys that were set aside, to be counted by their rank.
-
-    Args:
-        seldom: uint32, in rising order.
-        often: other keys, in rising order.
-        counts: how often those occur.
-    """
-
-    def __init__(self, seldom: np.ndarray[Any, Any], often: np.ndarray[Any, Any], counts: np.ndarray[Any, Any]) -> None:
-        self.seldom, self.often, self.counts = seldom, often, counts
-        self._before = np.concatenate(([0], np.cumsum(counts)))
-
-    @classmethod
-    def of(cls, several: Sequence[_Keys]) -> _Keys:
-        """All of them together."""
-        if len(several) == 1:
-            return several[0]
-        often = np.concatenate([keys.often for keys in several])
-        order = np.argsort(often)
-        counts = np.concatenate([keys.counts for keys in several])
-        return cls(np.sort(np.concatenate([keys.seldom for keys in several])), often[order], counts[order])
-
-    def less(self, key: int) -> int:
-        """How many are smaller."""
-        return self._rank(key, "left")
-
-    def up_to(self, key: int) -> int:
-        """How many are not greater."""
-        return self._rank(key, "right")
-
-    def _rank(self, key: int, side: Literal["left", "right"]) -> int:
-        sought = np.uint32(key)  # of the arrays' type, or they would be copied
-        return int(self.seldom.searchsorted(sought, side)) + int(self._before[self.often.searchsorted(sought, side)])
-
-    def select(self, rank: int) -> int:
-        """The least key that so many do not exceed."""
-        low, high = 0, 0xFFFFFFFF
-        while low < high:
-            middle = (low + high) // 2
-            if rank <= self.up_to(middle):
-                high = middle
-            else:
-                low = middle + 1
-        return low
 
 
 class _Tile:
@@ -105,17 +57,21 @@ class _Tile:
 
     def __init__(self, start: int, stop: int, collector: Collector) -> None:
         self.start, self.stop = start, stop
-        self.keys = _Keys(collector.seldom, *collector.often)
-        self._collector = collector if collector.part else None
+        self.keys = collector.keys
+        self._collector = collector
+
+    def less(self, key: int) -> int:
+        """How many are less than a key."""
+        return self._collector.count(np.less, key)
 
     def number(self, key: int) -> int:
         """Occurrences of one key."""
-        return self.keys.up_to(key) - self.keys.less(key)
+        return self._collector.count(np.equal, key)
 
     def part_with(self, key: int, occurrence: int) -> tuple[int, int, int]:
         """The part in which a key occurs for the n-th time, and which of its occurrences there that is."""
         start, before = self.start, 0
-        for element, number in self._collector.before_parts(key) if self._collector is not None else ():
+        for element, number in self._collector.before_parts(key):
             if occurrence <= number:
                 return start, self.start + element, occurrence - before
             start, before = self.start + element, number
@@ -135,8 +91,8 @@ def bracketed(declared: Sequence[Statistic], n_elements: int, room: int) -> bool
 
 
 def _held(n_elements: int) -> int:
-    """Bytes of a sample and its sorted copy; then of the keys that are set aside, and of their copies."""
-    return 16 * max(sample_size(n_elements), min(n_elements, _MOST))
+    """Bytes of a sample and its copy; then of the keys that are set aside, those of tiles on their way, and copies."""
+    return max(8 * sample_size(n_elements), 16 * min(n_elements, _MOST))
 
 
 def sample_size(n_elements: int) -> int:
@@ -167,13 +123,14 @@ class BracketAccumulator(SelectAccumulator):
         self._in_parts = in_parts
         self._sampled = sample_size(n_elements)
         self._window: tuple[int, int] | None = None
+        self._common = (0, 0)
         self._sample: list[np.ndarray[Any, Any]] = []
         self._tries = 0
         self._counts_digits = k > n_elements
         self._start()
 
     def _start(self) -> None:
-        self._below = self._overflow = 0
+        self._below = self._overflow = self._set_aside = 0
         self._tiles: list[_Tile] = []
 
     @property
@@ -189,23 +146,30 @@ class BracketAccumulator(SelectAccumulator):
             return super().take(backend, source, offset, size, threads=threads)
         if self._window is None:
             runs = -(-size // (self.stride or 1))
-            collector = Collector(_EVERYTHING, runs * RUN, 0, size)
+            collector = Collector(_EVERYTHING, (0, 0), runs * RUN, size)
         else:
-            room = min(int(size * self._share() * 2) + 4096, _MOST)
+            room = min(size, _MOST)  # of all tiles together; memory is touched only as it fills
             part = max(-(-size // _PARTS), _LEAST_PART) if self._in_parts else None
-            collector = Collector(self._window, room, _SLOTS, size, part)
+            collector = Collector(self._window, self._common, room, size, part)
         backend.collect(source, collector)  # type: ignore[attr-defined]
 
         def settle() -> None:
             if self._window is None:
-                sample = collector.seldom
+                sample = collector.keys
                 with self._lock:
                     self._sample.append(sample)
                 return
-            tile = _Tile(offset, offset + size, collector)
             with self._lock:
                 self._below += collector.below
                 self._overflow += collector.overflow
+                self._set_aside += len(collector.keys)
+                if self._set_aside > _MOST:
+                    self._overflow += 1
+                    self._tiles.clear()
+                if self._overflow:
+                    return
+            tile = _Tile(offset, offset + size, collector)
+            with self._lock:
                 self._tiles.append(tile)
 
         return settle
@@ -216,10 +180,6 @@ class BracketAccumulator(SelectAccumulator):
         fits = _MOST / self._n * sampled / 3  # on either side; what is left of the room is for chance
         return max(min(wide, fits), 1.0)
 
-    def _share(self) -> float:
-        """Of all elements, how many the window holds, if no key recurs."""
-        return 2 * self._margin(self._sampled) / self._sampled
-
     @ieee_arithmetic()
     def end_of_pass(self) -> bool:
         """See :class:`Accumulator`."""
@@ -228,11 +188,10 @@ class BracketAccumulator(SelectAccumulator):
         if self._window is None:
             self._place_window()
             return False
-        rank = self._k - self._below
-        held = sum(tile.keys.up_to(0xFFFFFFFF) for tile in self._tiles)
-        if not self._overflow and 1 <= rank <= held:
-            self._key = _Keys.of([tile.keys for tile in self._tiles]).select(rank)
-            self.result = key_to_float(self._key)
+        found = None if self._overflow else self._select(self._k - self._below)
+        if found is not None:
+            self._key = found
+            self.result = key_to_float(found)
             return True
         self._tries += 1
         self._counts_digits = bool(self._overflow) or self._tries >= _TRIES
@@ -243,18 +202,40 @@ class BracketAccumulator(SelectAccumulator):
             self._counts_digits |= self._window == missed  # there is no room for a wider one
         return False
 
+    def _select(self, rank: int) -> int | None:
+        """The key of a rank, from 1, within the window; None where that holds fewer."""
+        if rank < 1 or not self._tiles:
+            return None
+        passed = 0
+        for key in sorted(filter(None, self._common)):  # as a rule it is one of them, and the others need no order
+            less, equal = sum(tile.less(key) for tile in self._tiles), sum(tile.number(key) for tile in self._tiles)
+            if rank <= less:
+                break
+            if rank <= less + equal:
+                return key
+            passed += equal
+        keys = [tile.keys for tile in self._tiles]
+        others = keys[0] if len(keys) == 1 else np.concatenate(keys)
+        index = rank - passed - 1
+        return int(np.partition(others, index)[index]) if index < len(others) else None
+
     def _place_window(self) -> None:
-        sample = np.sort(np.concatenate(self._sample)) if self._sample else np.zeros(0, np.uint32)
-        self._sample = [sample]
+        sample = np.concatenate(self._sample) if self._sample else np.zeros(0, np.uint32)
         if not len(sample):
             self._counts_digits = True
             return
         rank, margin = self._k / self._n * len(sample), self._margin(len(sample))
         low, high = math.floor(rank - margin), math.ceil(rank + margin)
+        edges = [edge for edge in (low, high) if 0 <= edge < len(sample)]
+        sample.partition(edges or 0)
+        self._sample = [sample]
         self._window = (
             int(sample[low]) if low >= 0 else 0,
             int(sample[high]) if high < len(sample) else 0xFFFFFFFF,
         )
+        keys, counts = np.unique(sample[max(low, 0) : high + 1], return_counts=True)
+        frequent = [int(key) for key in keys[np.argsort(counts)[:-3:-1]]]
+        self._common = (frequent[0], frequent[1] if len(frequent) > 1 else 0)
 
     def seed(self, cut: CutAccumulator) -> bool:
         """Tell where the ties end that are equal to the result; True where the cut is known by that.
@@ -263,7 +244,7 @@ class BracketAccumulator(SelectAccumulator):
         """
         if self._counts_digits:
             return False
-        below = self._below + sum(tile.keys.less(self._key) for tile in self._tiles)
+        below = self._below + sum(tile.less(self._key) for tile in self._tiles)
         ties = sum(tile.number(self._key) for tile in self._tiles)
         left = cut.count - (self._n - below - ties)
         if left <= 0 or left >= ties:

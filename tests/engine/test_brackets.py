@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from sta_kernels.checkpoint import hash_file
 from sta_kernels.engine import Manifest, memory, merge_checkpoints
+from sta_kernels.engine.flow import FlowExecutor
+from sta_kernels.engine.runs import Reading
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.native_flow import can_flow
 from sta_kernels.methods import bracket
@@ -108,9 +110,8 @@ def test_brackets_change_nothing(
     monkeypatch.setattr(bracket.BracketAccumulator, "end_of_pass", ends)
     monkeypatch.setattr(bracket, "_SAMPLE", 1 << 14)
     monkeypatch.setattr(bracket, "LEAST", 1000)
-    for most, slots in ((1 << 20, 1 << 12), (20_000, 64)):
+    for most in (1 << 20, 20_000):
         monkeypatch.setattr(bracket, "_MOST", most)
-        monkeypatch.setattr(bracket, "_SLOTS", slots)
         got = merged(paths, recipe, tmp_path / f"bracket-{most}")
         assert got.keys() == want.keys()
         for name, tensor in want.items():
@@ -144,8 +145,8 @@ def test_a_value_is_found_in_two_reads(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_window_that_cannot_be_widened_is_not_tried_again() -> None:
     """What the room allows is what the first try took: the digits are counted at once."""
-    accumulator = bracket.BracketAccumulator(1 << 27, 200 << 20)
-    accumulator._sample = [np.arange(1 << 19, dtype=np.uint32)]
+    accumulator = bracket.BracketAccumulator(1 << 28, 400 << 20)
+    accumulator._sample = [np.arange(1 << 21, dtype=np.uint32)]
     assert not accumulator.end_of_pass()
     assert accumulator._window is not None
     assert not accumulator.end_of_pass()  # nothing was set aside: the window missed
@@ -168,7 +169,7 @@ def test_ties_may_end_where_a_tile_does(tmp_path: Path, shrink_buffers: Callable
 
 
 def test_ties_may_end_where_a_part_of_a_tile_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All entries are equal, in one tile, of which a part is read again to find where those that are kept end."""
+    """All entries are equal, in one tile: where those that are kept end is found in a part of it, while it is merged."""
     size = 1 << 20
     for name, value in (("base", 0.0), ("a", 1.0)):
         (tmp_path / name).mkdir()
@@ -189,7 +190,16 @@ def test_ties_may_end_where_a_part_of_a_tile_does(tmp_path: Path, monkeypatch: p
         merged = load_file(tmp_path / f"out{kept}" / "model.safetensors")["w"]
         assert torch.equal(merged, (torch.arange(size) < kept).float())
 
+    passes: list[int | None] = []
+    reduce = FlowExecutor.reduce
+
+    def reduces(self: FlowExecutor, reading: Reading, *rest: Any) -> int:
+        passes.append(reading.stride)
+        return reduce(self, reading, *rest)
+
+    monkeypatch.setattr(FlowExecutor, "reduce", reduces)
     check(size // 2)
+    assert [stride is None for stride in passes] == [False, True]  # a sample, and what is set aside
     ((start, stop),) = looked
     assert 0 < start < size // 2 <= stop < size
     assert stop - start <= size // 4

@@ -45,13 +45,14 @@ static int64_t histogram(const Source& source, int64_t begin, int64_t end, int64
   return below;
 }
 
-// Counts the keys below a window, and appends those within it to keys, which has room for end - begin and a vector
-// more.
-static int64_t collect(const Source& source, int64_t begin, int64_t end, int64_t tile, float* scratch,
-                       const Window& window, uint32_t* keys, int64_t* found) {
+// Counts the keys below a window and those equal to either of two within it, and appends the others within it to keys,
+// which has room for end - begin and a vector more.
+static WindowCounts collect(const Source& source, int64_t begin, int64_t end, int64_t tile, float* scratch,
+                            const Window& window, const uint32_t* common, uint32_t* keys) {
   const Arena arena(scratch, tile);
   const V::I start = V::iset(window.start), span = V::iset(window.span);
-  int64_t below = 0, count = 0;
+  const V::I one = V::iset(common[0]), other = V::iset(common[1]);
+  WindowCounts counts{0, {0, 0}, 0};
   for (int64_t at = begin; at < end; at += tile) {
     const int64_t n = end - at < tile ? end - at : tile;
     const float* values = read_source(source, at, n, arena);
@@ -59,11 +60,13 @@ static int64_t collect(const Source& source, int64_t begin, int64_t end, int64_t
       V::prefetch(reinterpret_cast<const char*>(values + i) + kAheadAlone);
       const V::M valid = i + V::W <= n ? V::mtrue() : V::first(static_cast<int>(n - i));
       const V::I key = unsigned_key(V::load(values + i));
-      below += V::popcount(V::mand(V::ult(key, start), valid));
       const V::M inside = V::mandnot(V::ult(span, V::isub(key, start)), valid);
-      if (V::any(inside)) count += V::compress(keys + count, inside, key);
+      const V::M first = V::mand(V::ieq(key, one), inside), second = V::mand(V::ieq(key, other), inside);
+      counts.below += V::popcount(V::mand(V::ult(key, start), valid));
+      counts.common[0] += V::popcount(first);
+      counts.common[1] += V::popcount(second);
+      counts.others += V::compress(keys + counts.others, V::mandnot(first, V::mandnot(second, inside)), key);
     }
   }
-  *found = count;
-  return below;
+  return counts;
 }

@@ -101,6 +101,7 @@ struct V {
   STA_INLINE I umax(I a, I b) { return _mm256_max_epu32(a, b); }
   STA_INLINE I smin(I a, I b) { return _mm256_min_epi32(a, b); }
   STA_INLINE I smax(I a, I b) { return _mm256_max_epi32(a, b); }
+  STA_INLINE M ieq(I a, I b) { return _mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)); }
   STA_INLINE M ult(I a, I b) {
     const I sign = iset(0x80000000u);
     return _mm256_castsi256_ps(_mm256_cmpgt_epi32(ixor(b, sign), ixor(a, sign)));

@@ -88,6 +88,7 @@ struct V {
   STA_INLINE I umax(I a, I b) { return _mm512_max_epu32(a, b); }
   STA_INLINE I smin(I a, I b) { return _mm512_min_epi32(a, b); }
   STA_INLINE I smax(I a, I b) { return _mm512_max_epi32(a, b); }
+  STA_INLINE M ieq(I a, I b) { return _mm512_cmpeq_epi32_mask(a, b); }
   STA_INLINE M ult(I a, I b) { return _mm512_cmplt_epu32_mask(a, b); }
   STA_INLINE I iselect(M m, I a, I b) { return _mm512_mask_blend_epi32(m, b, a); }
   STA_INLINE M sgt(I a, I b) { return _mm512_cmpgt_epi32_mask(a, b); }

@@ -164,6 +164,7 @@ struct V {
   STA_INLINE I umax(I a, I b) { return a > b ? a : b; }
   STA_INLINE I smin(I a, I b) { return (S4)a < (S4)b ? a : b; }
   STA_INLINE I smax(I a, I b) { return (S4)a > (S4)b ? a : b; }
+  STA_INLINE M ieq(I a, I b) { return a == b; }
   STA_INLINE M ult(I a, I b) { return a < b; }
   STA_INLINE I iselect(M m, I a, I b) { return m ? a : b; }
   STA_INLINE M sgt(I a, I b) { return (S4)a > (S4)b; }
