@@ -169,7 +169,7 @@ def test_ties_may_end_where_a_tile_does(tmp_path: Path, shrink_buffers: Callable
 
 
 def test_ties_may_end_where_a_part_of_a_tile_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All entries are equal, in one tile: where those that are kept end is found in a part of it, while it is merged."""
+    """All entries are equal, in one tile: where those that are kept end is found in a part of it, as it is merged."""
     size = 1 << 20
     for name, value in (("base", 0.0), ("a", 1.0)):
         (tmp_path / name).mkdir()
