@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sta_kernels.vision.checkpoints import Weights, load_encoder, read_weights, save_encoder
 from sta_kernels.vision.heads import Classifier, zero_shot_head
-from sta_kernels.vision.importance import choose, task_importance
+from sta_kernels.vision.importance import amp_importance, choose, task_importance
 from sta_kernels.vision.models import Clip, build, check_spec, load_pretrained
 from sta_kernels.vision.prompts import Prompts
 from sta_kernels.vision.tasks import TASKS, Split, open_split
@@ -19,6 +19,7 @@ __all__ = [
     "Prompts",
     "Split",
     "Weights",
+    "amp_importance",
     "build",
     "check_spec",
     "choose",

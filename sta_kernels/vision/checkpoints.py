@@ -30,7 +30,7 @@ class Weights:
     Attributes:
         tensors: float32, by open_clip's names.
         form: ``open_clip`` or ``huggingface``, whose names the file has; ``pickled``: whole modules in a pickle.
-        quick_gelu: whether its layers compute ``x · sigmoid(1.702 x)`` in GELU's place; None where the file does not say.
+        quick_gelu: whether its layers compute ``x · sigmoid(1.702 x)`` in GELU's place; None where nothing says so.
     """
 
     tensors: dict[str, Tensor]

@@ -19,4 +19,9 @@ def need(module: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0]:
             raise  # it is there, and lacks something of its own
-        raise InputError(f"{error.name} is needed for this and is not installed: pip install sta_kernels[clip]") from None
+        raise InputError(missing(error.name)) from None
+
+
+def missing(library: str) -> str:
+    """What to say where a library is not there."""
+    return f"{library} is needed for this and is not installed: pip install sta_kernels[clip]"

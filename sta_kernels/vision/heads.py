@@ -16,13 +16,15 @@ from sta_kernels.vision.prompts import Prompts
 class Classifier(nn.Module):
     """Images [batch, 3, height, width] to logits [batch, classes]: unit-length features times a frozen head.
 
-    Its parameters are the encoder's alone, under the names ``visual.*`` that they have in an open_clip model, so that an
-    importance of it belongs to the files of that model.
+    Its parameters are the encoder's alone, under the names ``visual.*`` that they have in an open_clip model: an
+    importance of it belongs to that model's files.
 
     Args:
         visual: the image encoder.
         head: [features, classes], scaled.
     """
+
+    head: Tensor
 
     def __init__(self, visual: nn.Module, head: Tensor) -> None:
         super().__init__()

@@ -73,7 +73,7 @@ def to_open_clip(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, 
     listed = ", ".join(list(named)[:6])
     several = f"; it could be any of {', '.join(sorted(found))}" if found else ""
     raise InputError(
-        f"{source}: no image encoder by the names of open_clip (visual.*) or of Hugging Face (vision_model.*){several}; "
+        f"{source}: no image encoder by the names of open_clip (visual.*) or Hugging Face (vision_model.*){several}; "
         f"its tensors are {listed}, …"
     )
 

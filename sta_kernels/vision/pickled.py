@@ -87,7 +87,7 @@ def read_pickled(file: Path) -> tuple[dict[str, Tensor], frozenset[str]]:
             "checkpoint is run; where you trust the file, load it and save its state dict: "
             "torch.save(model.state_dict(), path)"
         )
-    stand_ins = [(type(name.rpartition(".")[2], (Inert,), {}), name) for name in names]
+    stand_ins: list[Any] = [(type(name.rpartition(".")[2], (Inert,), {}), name) for name in names]
     try:
         with torch.serialization.safe_globals(stand_ins):
             module = torch.load(file, map_location="cpu", weights_only=True)

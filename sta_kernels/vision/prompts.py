@@ -97,7 +97,8 @@ class Prompts:
         """With the names and templates of a JSON file ``{"classes": […], "templates": […]}``, of which one may lack.
 
         Raises:
-            InputError: the file cannot be read, has other keys, another number of classes, or a template without ``{}``.
+            InputError: the file cannot be read, has other keys, another number of classes, or a template without
+                ``{}``.
         """
         if file is None:
             return self
@@ -113,10 +114,18 @@ class Prompts:
         classes, templates = given.get("classes", self.classes), given.get("templates", self.templates)
         if len(classes) != len(self.classes):
             raise InputError(f"{file}: {len(classes)} classes, and the data has {len(self.classes)}")
-        bare = [text for text in given.get("templates", ()) if "{}" not in text]
-        if bare:
-            raise InputError(f"{file}: the template {bare[0]!r} has no {{}} for the name of the class")
+        for text in given.get("templates", ()):
+            if "{}" not in text or not _is_format(text):
+                raise InputError(f"{file}: the template {text!r}: expected one {{}}, where the name of the class goes")
         return Prompts(classes, templates)
+
+
+def _is_format(text: str) -> bool:
+    try:
+        text.format("")
+    except (KeyError, IndexError, ValueError):
+        return False
+    return True
 
 
 def spoken(name: str) -> str:
