@@ -81,7 +81,7 @@ def _parse(arguments: list[str]) -> tuple[str, list[str]]:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"sta-kernels {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"sta-kernels {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         commands.add_parser(name, help=summary)

@@ -58,7 +58,7 @@ def foreign_names(file: Path) -> list[str]:
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     except Exception as error:  # a damaged archive or pickle surfaces as nearly any type
-        if "TorchScript" in str(error):
+        if "torchscript" in str(error).lower():
             raise InputError(
                 f"{file}: a TorchScript archive, which is code; convert it where you trust it: "
                 "torch.save(torch.jit.load(path).state_dict(), new_path)"
