@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,8 +160,13 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def save_encoder(model: nn.Module, folder: Path) -> Path:
+def save_encoder(model: nn.Module, folder: Path, also: Collection[str] = ()) -> Path:
     """Write a CLIP model's image encoder, ``visual.*``, as ``folder/model.safetensors``: what a merge reads.
+
+    Args:
+        model: with ``visual``.
+        folder: made if need be.
+        also: entries of the text encoder to write beside it.
 
     Returns:
         The file; it has its name only when it is whole.
@@ -174,7 +179,8 @@ def save_encoder(model: nn.Module, folder: Path) -> Path:
     partial = temporary_name(file)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({n: t for n, t in state.items() if n.startswith(VISUAL)}, partial, metadata={"format": "pt"})
+        written = {name: tensor for name, tensor in state.items() if name.startswith(VISUAL) or name in also}
+        save_file(written, partial, metadata={"format": "pt"})
         os.replace(partial, file)
     except OSError as error:
         raise RunError(f"{file}: cannot be written: {error.strerror or error}") from error
