@@ -1,11 +1,11 @@
 """``python -m benchmarks.accuracy clip``: the paper's tables and figures with the user's weights and data.
 
-    python -m benchmarks.accuracy clip --model open_clip:ViT-B-16-quickgelu --pretrained vit-b-16.pt --data DATA --out OUT
-    python -m benchmarks.accuracy clip … --checkpoint mnist=ckpt/MNIST/finetuned.pt --checkpoint svhn=ckpt/SVHN/finetuned.pt
-    python -m benchmarks.accuracy clip … --tasks mnist svhn --parts table2 --limit 500 --results /tmp/rows       # a trial
+    python -m benchmarks.accuracy clip --pretrained vit-b-16.pt --data DATA --out OUT
+    python -m benchmarks.accuracy clip … --checkpoint mnist=MNIST/finetuned.pt --checkpoint svhn=SVHN/finetuned.pt
+    python -m benchmarks.accuracy clip … --tasks mnist svhn --parts table2 --limit 500 --results /tmp/rows    # a trial
 
-A run that was stopped is continued by the same command. Exit codes: 0 done; 1 the machine failed; 2 a mistake in files or
-arguments.
+A run that was stopped is continued by the same command. Exit codes: 0 done; 1 the machine failed; 2 a mistake in files
+or arguments.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks import records
 from benchmarks.accuracy.clip.settings import BATCH, PARTS, SAMPLES, TASKS, Settings
+from benchmarks.records import Row
 from sta_kernels.errors import InputError, RunError
 
 OP = "accuracy_clip"
@@ -88,7 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from benchmarks.accuracy.clip.figures import draw
         from benchmarks.accuracy.clip.run import Run
 
-        record = Run(settings, lambda text: print(text, file=sys.stderr, flush=True)).all()
+        def measured(row: Row, images: Mapping[str, int]) -> None:
+            records.append(arguments.results, [row_of(settings, row, images) | common])
+
+        record = Run(settings, lambda text: print(text, file=sys.stderr, flush=True), measured).all()
         text = render(record, settings.parts, settings.control, theirs, source)
         (settings.out / "tables.md").write_text(text, encoding="utf-8")
         pictures = draw(record, settings.parts, settings.out)
@@ -98,7 +101,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (RunError, RuntimeError, OSError) as error:
         print(f"{command.prog}: {error}", file=sys.stderr)
         return 1
-    records.append(arguments.results, rows_of(record, common))
     print(text, *(f"{picture}\n" for picture in pictures), sep="\n")
     return 0
 
@@ -117,10 +119,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     if len(names) < 2:
         raise InputError("--tasks: at least two, or there is nothing to merge")
     control = None if arguments.control == "others" else arguments.control
-    if control is not None and "table3" in arguments.parts:
+    if control is not None:
         parse_task(control)
-    else:
-        control = None
     tested = [*names, *([control.partition("=")[0]] if control else [])]
     if not 0 <= arguments.dare_drop < 1:
         raise InputError(f"--dare-drop: a share in [0, 1), not {arguments.dare_drop}")
@@ -170,16 +170,14 @@ def _by_task(option: str, given: Sequence[str], names: Sequence[str]) -> dict[st
     return found
 
 
-def rows_of(record: Mapping[str, Any], common: records.Row) -> list[records.Row]:
-    """One row per line of the record, as ``results/accuracy_clip.jsonl`` holds them."""
-    asked = record["settings"]
+def row_of(settings: Settings, row: Row, images: Mapping[str, int]) -> Row:
+    """A line of the record as ``results/accuracy_clip.jsonl`` holds it."""
+    asked = settings.identity()
     case = {key: asked[key] for key in ("model", "control", "epochs", "samples", "seed", "limit", "count_frozen")}
-    case |= {"tasks": [task.partition("=")[0] for task in asked["tasks"]]}
-    case |= {"own_checkpoints": sorted(asked["checkpoints"]), "own_prompts": sorted(asked["prompts"])}
-    case |= {"pretrained": Path(asked["pretrained"]).name}  # where it lies is nobody's business
-    return [
-        {"op": OP, "contender": row["title"], "case": case | {"part": row["part"], "merged": row.get("tasks")}}
-        | {"accuracy": row["accuracy"], "images": record["images"], "kept": row.get("kept")}
-        | common
-        for row in record["rows"].values()
-    ]
+    # Where files lie is nobody's business.
+    case |= {"tasks": settings.names, "pretrained": Path(settings.pretrained).name}
+    case |= {"control": None if settings.control is None else settings.control.partition("=")[0]}
+    case |= {"own_checkpoints": sorted(settings.checkpoints), "own_prompts": sorted(settings.prompts)}
+    case |= {"model": Path(settings.model).name, "part": row["part"], "merged": row.get("tasks")}
+    figures = {key: row.get(key) for key in ("accuracy", "kept")}
+    return {"op": OP, "contender": row["title"], "case": case, "images": dict(images)} | figures

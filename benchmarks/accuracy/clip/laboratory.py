@@ -68,8 +68,8 @@ class Laboratory:
 
     def _tested(self) -> dict[str, str]:
         """Name to task of everything that is evaluated."""
-        control = [self.settings.control] if self.settings.control is not None else []
-        return {task.partition("=")[0]: task for task in (*self.settings.tasks, *control)}
+        control = self.settings.control if "table3" in self.settings.parts else None
+        return {task.partition("=")[0]: task for task in (*self.settings.tasks, *([control] if control else []))}
 
     def _open(self, task: str, train: bool) -> Split:
         return open_split(task, self.settings.data, train=train, download=self.settings.allow_download)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -13,8 +13,10 @@ from benchmarks.accuracy.clip import merges
 from benchmarks.accuracy.clip.laboratory import Laboratory, Say
 from benchmarks.accuracy.clip.merges import Merge
 from benchmarks.accuracy.clip.settings import Layout, Settings
+from benchmarks.records import Row
 from sta_kernels import Manifest, merge_checkpoints
 from sta_kernels.checkpoint import atomic_write
+from sta_kernels.engine.manifest import MANIFEST_NAME
 from sta_kernels.errors import InputError
 
 PRETRAINED, INDIVIDUAL = "pretrained", "individual"
@@ -83,10 +85,17 @@ class Run:
     Args:
         settings: of the run.
         say: receives progress.
+        measured: receives each row that this run adds, and the numbers of test pictures.
     """
 
-    def __init__(self, settings: Settings, say: Say) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        say: Say,
+        measured: Callable[[Row, Mapping[str, int]], None] = lambda row, images: None,
+    ) -> None:
         self.settings = settings
+        self._measured = measured
         self.layout = Layout(settings.out)
         self.record = Record(settings)
         self.laboratory = Laboratory(settings, say)
@@ -116,18 +125,24 @@ class Run:
 
     def _whole_models(self) -> None:
         """The pretrained model on everything, the fine-tuned ones on their own tasks."""
-        images = {name: len(split) for name, split in self.laboratory.test.items()}
-        if PRETRAINED not in self.record.rows:
+        self.images = {name: len(split) for name, split in self.laboratory.test.items()}
+        self.record.content["images"] = self.record.content.get("images", {}) | self.images
+        before = self.record.rows.get(PRETRAINED, {}).get("accuracy", {})
+        missing = [name for name in self.images if name not in before]
+        if missing:
             self._say("the pretrained model")
-            accuracy = self.laboratory.accuracy(self.layout.base, list(images))
-            self.record.content["images"] = images
-            self.record.add(PRETRAINED, {"title": "pretrained", "part": "models", "accuracy": accuracy})
+            accuracy = before | self.laboratory.accuracy(self.layout.base, missing)
+            self._add(PRETRAINED, {"title": "pretrained", "part": "models", "accuracy": accuracy})
         if INDIVIDUAL not in self.record.rows:
             accuracy = {}
             for name in self.settings.names:
                 self._say(f"the model of {name}")
                 accuracy |= self.laboratory.accuracy(self.layout.model(name), [name])
-            self.record.add(INDIVIDUAL, {"title": "individual", "part": "models", "accuracy": accuracy})
+            self._add(INDIVIDUAL, {"title": "individual", "part": "models", "accuracy": accuracy})
+
+    def _add(self, name: str, row: Row) -> None:
+        self.record.add(name, row)
+        self._measured(row, self.record.content["images"])
 
     def merge(self, merge: Merge, evaluated: list[str], part: str) -> None:
         """Merge and evaluate, unless that was done."""
@@ -136,12 +151,12 @@ class Run:
         if merge.dropped:
             for number, task in enumerate(self.settings.names):
                 done = self.layout.dropped(task)
-                if not (done / "sta_kernels_manifest.json").exists():
+                if not (done / MANIFEST_NAME).exists():
                     self._carry_out(merges.dare(task, number, self.settings.dare_drop), done)
         self._say(f"{merge.title} ({', '.join(merge.tasks)})")
         folder = self.layout.merged(merge.name)
         manifest = self._carry_out(merge, folder)
-        row = {
+        row: Row = {
             "title": merge.title,
             "part": part,
             "tasks": list(merge.tasks),
@@ -150,7 +165,7 @@ class Run:
         }
         if part == "table2" and merge.method == "sta":
             row["rates"] = rates(manifest, merge.tasks)
-        self.record.add(merge.name, row)
+        self._add(merge.name, row)
         if not self.settings.keep:
             shutil.rmtree(folder)
 

@@ -18,7 +18,7 @@ EPOCHS = {"mnist": 5, "cars": 35, "svhn": 4, "gtsrb": 11, "dtd": 76, "eurosat": 
 TASKS = tuple(EPOCHS)
 PARTS = ("table2", "table3", "pairs")
 FROZEN = ("token_embedding.*", "positional_embedding", "ln_final.*", "text_projection", "logit_scale")
-"""What the papers' encoder files hold of the text encoder: never trained, but counted in thresholds of a whole model."""
+"""What the papers' encoder files hold of the text encoder: not trained, but counted in thresholds of a whole model."""
 
 
 @dataclass(frozen=True)
