@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +39,20 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def call(files: Path, patch: pytest.MonkeyPatch, out: Path, *arguments: str) -> int:
+    patch.setattr(records, "environment", lambda: dict(COMMON))
+    patch.setattr(finetune, "WARM_UP", 1)
+    return main(
+        ["clip", "--model", f"open_clip:{files}/sta-suite.json", "--pretrained", str(files / "base.pt"),
+         "--tasks", *TASKS, "--data", str(files / "data"), "--control", f"folder={files}/control",
+         "--checkpoint", f"mnist={files}/mnist.pt", "--epochs", "eurosat=1", "resisc45=2", "--samples", "2",
+         "--workers", "0", "--out", str(out), "--results", str(out / "rows"), *arguments]
+    )  # fmt: skip
+
+
 @pytest.fixture
 def suite(files: Path, monkeypatch: pytest.MonkeyPatch) -> Suite:
-    monkeypatch.setattr(records, "environment", lambda: dict(COMMON))
-    monkeypatch.setattr(finetune, "WARM_UP", 1)
-
-    def call(out: Path, *arguments: str) -> int:
-        return main(
-            ["clip", "--model", f"open_clip:{files}/sta-suite.json", "--pretrained", str(files / "base.pt"),
-             "--tasks", *TASKS, "--data", str(files / "data"), "--control", f"folder={files}/control",
-             "--checkpoint", f"mnist={files}/mnist.pt", "--epochs", "eurosat=1", "resisc45=2", "--samples", "2",
-             "--workers", "0", "--out", str(out), "--results", str(out / "rows"), *arguments]
-        )  # fmt: skip
-
-    return call
+    return partial(call, files, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def finished(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run, once."""
     out = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
-        assert suite.__wrapped__(files, patch)(out) == 0  # type: ignore[attr-defined]
+        assert call(files, patch, out) == 0
     return out
 
 
@@ -180,7 +181,7 @@ def test_a_run_that_was_stopped_is_continued(
         (["--tasks", "mnist"], "at least two"),
         (["--tasks", "mnist", "mnist=x"], "one of them twice"),
         (["--tasks", "mnist", "cifar"], "data set 'cifar' is unknown"),
-        (["--tasks", "mnist", "svhn"], "SVHN: nothing to read in"),
+        (["--tasks", "mnist", "svhn", "--epochs", "mnist=1"], "SVHN: nothing to read in"),
         (["--checkpoint", "svhn=x.pt"], "--checkpoint svhn=x.pt: expected NAME=…"),
         (["--checkpoint", "eurosat=absent.pt"], "absent.pt: no such file"),
         (["--epochs", "eurosat=0"], "expected a whole number from 1"),

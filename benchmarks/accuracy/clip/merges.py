@@ -38,15 +38,15 @@ class Merge:
     importance: bool = False
     dropped: bool = False
 
-    def content(self, layout: Layout) -> dict[str, Any]:
-        """The recipe."""
+    def content(self, layout: Layout, *, count_frozen: bool) -> dict[str, Any]:
+        """The recipe, for models with or without the frozen text entries."""
         models: list[dict[str, Any]] = []
         for task in self.tasks:
             models.append({"model": str(layout.dropped(task) if self.dropped else layout.model(task))})
             if self.importance:
                 models[-1]["parameters"] = {"importance": str(layout.importance(task))}
         recipe: dict[str, Any] = {"merge_method": self.method, "base_model": str(layout.base), "models": models}
-        if self.method == "tsv_m":
+        if self.method == "tsv_m" and count_frozen:
             recipe["exclude"] = list(FROZEN)  # a matrix of zeros is long to decompose, and gives zeros
         return recipe | ({"parameters": self.parameters} if self.parameters else {}) | {"dtype": "float32"}
 
@@ -91,7 +91,7 @@ def table2(tasks: Sequence[str], dare_drop: float) -> list[Merge]:
 
 def dare(task: str, number: int, drop: float) -> Merge:
     """One model whose task vector lost a random share of its entries, the rest scaled by 1/(1 − drop)."""
-    parameters = {"density": 1 - drop, "rescale": "keep_rate", "seed": number}
+    parameters = {"density": round(1 - drop, 12), "rescale": "keep_rate", "seed": number}
     return Merge(f"dare_of_{task}", f"DARE of {task}", (task,), "dare_linear", parameters)
 
 

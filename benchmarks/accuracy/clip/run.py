@@ -172,8 +172,9 @@ class Run:
     def _carry_out(self, merge: Merge, folder: Any) -> Manifest:
         """Write the recipe and do what it says: the code path of ``sta-kernels merge``."""
         path = self.layout.recipe(merge.name)
+        content = merge.content(self.layout, count_frozen=self.settings.count_frozen)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(merge.content(self.layout), sort_keys=False), encoding="utf-8")
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         folder.parent.mkdir(parents=True, exist_ok=True)
         manifest = merge_checkpoints(path, folder, overwrite=True)
         assert isinstance(manifest, Manifest)  # not a dry run
