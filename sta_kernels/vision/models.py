@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,13 @@ def _create(name: str, tag: str | None) -> Clip:
     open_clip = need("open_clip")
     with _quiet():
         model, augment, preprocess = open_clip.create_model_and_transforms(name, pretrained=tag)
-    return Clip(name, model.float().eval(), augment, preprocess, open_clip.get_tokenizer(name))
+    return Clip(name, model.float().eval(), augment, preprocess, _tokenizer(name))
+
+
+@cache
+def _tokenizer(name: str) -> Any:
+    """Building one takes longer than building a small model."""
+    return need("open_clip").get_tokenizer(name)
 
 
 @contextmanager
