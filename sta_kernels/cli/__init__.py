@@ -1,4 +1,4 @@
-"""The command line: ``sta-kernels merge | verify | info | demo``, one module per command.
+"""The command line: ``sta-kernels merge | verify | importance | info | demo``, one module per command.
 
 Nothing is imported before it is needed: ``--version`` costs Python's own start-up, and a command pays for itself only.
 
@@ -24,6 +24,7 @@ from sta_kernels.errors import InputError, RunError
 COMMANDS = {
     "merge": "merge checkpoints from disk to disk, as a recipe says",
     "verify": "check a finished merge against its manifest",
+    "importance": "how much each weight of a fine-tuned CLIP image encoder matters to its task",
     "info": "which kernels serve on this machine, and why",
     "demo": "fine-tune, merge and forget real image tasks, and print the accuracies",
 }
@@ -80,7 +81,7 @@ def _parse(arguments: list[str]) -> tuple[str, list[str]]:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"sta-kernels {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"sta-kernels {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         commands.add_parser(name, help=summary)

@@ -12,7 +12,8 @@ import pytest
 from sta_kernels import cli
 from sta_kernels.recipe import Recipe
 
-PARSERS = {"merge": "cli.merge", "verify": "cli.verify", "info": "cli.info", "demo": "demo.__main__"}
+PARSERS = {command: f"cli.{command}" for command in ("merge", "verify", "importance", "info")}
+PARSERS["demo"] = "demo.__main__"
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
