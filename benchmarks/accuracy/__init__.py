@@ -1,0 +1,1 @@
+"""Accuracy of merged models, measured on real tasks."""
