@@ -12,7 +12,13 @@ import pytest
 from sta_kernels import cli
 from sta_kernels.recipe import Recipe
 
-PARSERS = {"merge": "cli.merge", "verify": "cli.verify", "info": "cli.info", "demo": "demo.__main__"}
+PARSERS = {
+    "merge": "cli.merge",
+    "report": "cli.report",
+    "verify": "cli.verify",
+    "info": "cli.info",
+    "demo": "demo.__main__",
+}
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
