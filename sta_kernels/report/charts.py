@@ -12,12 +12,12 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-_WIDTH = 4.6
-_DPI = 160
+_WIDTH = 4.0
+_DPI = 180
 _LONGEST = 26
 _TICKS = 12
 _LINES = ("-", "--", ":", "-.")
-_RC: dict[Any, Any] = {"text.parse_math": False, "font.size": 9.0, "lines.markersize": 5.0}
+_RC: dict[Any, Any] = {"text.parse_math": False, "font.size": 10.0, "lines.markersize": 5.0}
 
 
 @dataclass(frozen=True)
@@ -127,12 +127,12 @@ def shades(
             for j, value in enumerate(row):
                 if value is not None and len(columns) <= _TICKS:
                     ink = _readable(image.cmap(image.norm(value)))
-                    panel.text(j, i, write(value), ha="center", va="center", fontsize=8, color=ink)
+                    panel.text(j, i, write(value), ha="center", va="center", fontsize=9, color=ink)
         panel.set_xticks(range(len(columns)), [shown(each) for each in columns], rotation=45, ha="right")
         panel.set_yticks(range(len(rows)), [shown(each) for each in rows])
         panel.tick_params(length=0)
 
-    return _picture(name, alt, 1.3 + 0.27 * len(rows), draw)
+    return _picture(name, alt, 1.3 + 0.28 * len(rows), draw)
 
 
 def _readable(colour: Sequence[float]) -> str:

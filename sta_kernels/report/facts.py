@@ -69,18 +69,20 @@ def check(manifest: Manifest, where: Path) -> None:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+    """A manifest is UTF-8, which has no halves of surrogate pairs; JSON can write them."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def _is_tensor(record: Any) -> bool:
     if not (isinstance(record, dict) and _is_text(record.get("name")) and _is_text(record.get("tensor"))):
         return False
-    kept = record.get("kept", [])
-    return isinstance(kept, list) and all(map(_is_count, (record.get("elements"), record.get("unrouted", 0), *kept)))
+    kept = record.get("kept", [0])
+    counts = kept if isinstance(kept, list) and kept else [None]
+    return all(map(_is_count, (record.get("elements"), record.get("unrouted", 0), *counts)))
 
 
 def _is_input(record: Any) -> bool:

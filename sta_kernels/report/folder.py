@@ -62,7 +62,7 @@ def write_report(
     facts.check(manifest, merged / MANIFEST_NAME)
     _check_place(target, merged, overwrite)
     measured: dict[str, Measured] | None = None
-    left_out = "left out as asked (--no-inputs)."
+    left_out = "the inputs were not to be read (--no-inputs)"
     if inputs:
         try:
             measured, left_out = measure(manifest, merged, progress), ""

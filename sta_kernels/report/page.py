@@ -80,5 +80,5 @@ def _facts(manifest: Manifest) -> list[tuple[str, Any]]:
     ]
     if summary["unrouted"]:
         share = sections.percent(summary["unrouted"] / summary["elements_merged"])
-        rows.insert(1, ("kept of no model", f"at {summary['unrouted']:,} positions ({share})"))
+        rows.insert(1, ("kept of no model", f"{summary['unrouted']:,} of the elements ({share})"))
     return rows

@@ -19,6 +19,7 @@ _DRAWN = 40
 """Rows of the tallest picture."""
 _CONTESTED = 20
 RESULT = "result"
+_PERCENT = "\N{NO-BREAK SPACE}%"
 
 
 @dataclass(frozen=True)
@@ -239,10 +240,10 @@ def _contested(names: Names, measured: Mapping[str, Measured]) -> Section:
         ]
         for name, each in ranked[:_CONTESTED]
     ]
-    cancelled = "Cancelled is the share of all |τ| that would cancel if the task vectors were simply added."
+    cancelled = "Cancelled is the share of the task vectors that opposite signs cancel where they are simply added."
     text = (
         "Closeness is the greatest normalised importance that was dropped, divided by the least that was kept, on "
-        f"average over the positions: 100 % is a draw everywhere. {cancelled}"
+        f"average over the positions: 100{_PERCENT} is a draw everywhere. {cancelled}"
         if close
         else cancelled
     )
@@ -279,7 +280,9 @@ def percent(share: float) -> str:
     """A share with one decimal, or two significant digits where it is small."""
     if not np.isfinite(share):
         return "–"
-    return f"{100 * share:.1f} %" if share == 0 or abs(share) >= 0.01 else f"{100 * share:.2g} %"
+    if 0 < abs(share) < 1e-4:
+        return f"below 0.01{_PERCENT}"
+    return f"{100 * share:.1f}{_PERCENT}" if share == 0 or abs(share) >= 0.01 else f"{100 * share:.2g}{_PERCENT}"
 
 
 def whole_percent(share: float) -> str:
