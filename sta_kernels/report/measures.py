@@ -53,7 +53,7 @@ class Measured:
         left: sum over positions of |Σ τ|: what the mass comes to where opposite signs cancel.
         shared: entries that both of two models keep, int64 [N, N]; None where nothing is selected.
         dispute: sum over positions of the greatest normalised importance dropped, divided by the least one kept.
-        disputed: positions that were counted in it.
+        disputed: positions that were counted in it: where some model is kept and another is not.
     """
 
     gram: np.ndarray[Any, Any]
@@ -234,7 +234,7 @@ class _Measuring:
     def _selections(self, job: Job, method: Sta, table: np.ndarray[Any, Any], start: int, stop: int) -> Measured:
         """Who is selected in one tile, and how close it was."""
         assert job.settings is not None
-        n_models, k = len(job.tasks), method.rank(job.settings, len(job.tasks))
+        k = method.rank(job.settings, len(job.tasks))
         operands = self._importance_operands(job, start, stop)
         subjects = [statistic.subject for statistic in self._declared(job)]
         values = np.stack([self._backend.values(s.source(operands), 0, stop - start) for s in subjects])
@@ -244,12 +244,11 @@ class _Measuring:
         shared = np.zeros((self._n_models, self._n_models), np.int64)
         shared[np.ix_(job.tasks, job.tasks)] = np.rint(exact @ exact.T).astype(np.int64)
         measured = Measured(np.zeros((self._n_models + 1, self._n_models + 1)), shared=shared)
-        if 0 < k < n_models:
-            ranked = np.sort(scores, axis=0)
-            dropped, kept = ranked[k - 1], ranked[k]
-            valid = (kept > 0) & np.isfinite(kept)
-            measured.dispute = float((dropped[valid] / kept[valid]).sum(dtype=np.float64))
-            measured.disputed = int(valid.sum())
+        dropped = np.where(mask, np.float32(-np.inf), scores).max(axis=0)
+        kept = np.where(mask, scores, np.float32(np.inf)).min(axis=0)
+        valid = np.isfinite(dropped) & np.isfinite(kept) & (kept > 0)
+        measured.dispute = float((dropped[valid] / kept[valid]).sum(dtype=np.float64))
+        measured.disputed = int(valid.sum())
         return measured
 
     def _importance_operands(self, job: Job, start: int, stop: int) -> Operands:

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from sta_kernels import methods
+from sta_kernels._version import __version__
 from sta_kernels.engine import Manifest
 from sta_kernels.report import sections
 from sta_kernels.report.charts import Picture
@@ -54,7 +55,7 @@ def render(manifest: Manifest, out: Path, measured: Mapping[str, Measured] | Non
         recipe=manifest.recipe,
         inputs=[(file["path"], _bytes(file["size"]), file["digest"]) for e in manifest.inputs for file in e["files"]],
         outputs=[(name, _bytes(file["size"]), file["digest"]) for name, file in manifest.files.items()],
-        version=manifest.version,
+        version=__version__,
     )
     return Page(html, tuple(picture for part in parts for picture in part.pictures))
 

@@ -162,8 +162,8 @@ def _overlap(manifest: Manifest, names: Names, whole: Measured) -> list[Section]
         f"{decimal(kept.sum() / elements)} models are kept at a position; chosen at random, any two would overlap by "
         f"{percent(chance)}."
     )
-    pairs = "the overlap of any two models' selections, as a heat map; the numbers are in the table"
-    return [_square("Overlap of selections", "overlap", text, pairs, names.short, overlap, whole_percent)]
+    pairs = "Overlap of any two models' selections, as a heat map; the numbers are in the table."
+    return [_square("Overlap of selections", "overlap", text, pairs, names.short, overlap, percent, whole_percent)]
 
 
 def _vectors(names: Names, measured: Mapping[str, Measured], whole: Measured) -> list[Section]:
@@ -183,9 +183,10 @@ def _vectors(names: Names, measured: Mapping[str, Measured], whole: Measured) ->
             "cosines",
             f"Cosine of the angle between any two task vectors, and between each and what the {RESULT} adds to the "
             "base: 1 for the same direction, 0 for directions that have nothing in common.",
-            "the cosines of any two task vectors, as a heat map; the numbers are in the table",
+            "Cosines of any two task vectors, as a heat map; the numbers are in the table.",
             labels,
             whole.cosines,
+            decimal,
             decimal,
         ),
         Section(
@@ -213,6 +214,7 @@ def _square(
     labels: Sequence[str],
     values: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
     write: Callable[[float], str],
+    write_short: Callable[[float], str],
 ) -> Section:
     """A heat map of models against models; without the diagonal, which says nothing and would set the shades."""
     cells = [
@@ -223,7 +225,7 @@ def _square(
         [label, *("–" if value is None else write(value) for value in row)]
         for label, row in zip(labels, cells, strict=True)
     ]
-    picture = charts.shades(name, alt[0].upper() + alt[1:] + ".", labels, labels, cells, write)
+    picture = charts.shades(name, alt, labels, labels, cells, write_short)
     return Section(title, text, [picture], [Table("The numbers, by pair", ["", *labels], rows)])
 
 
