@@ -16,6 +16,8 @@ _WIDTH = 4.0
 _DPI = 180
 _LONGEST = 26
 _TICKS = 12
+_LETTERS = 34
+"""On one line below a picture."""
 _LINES = ("-", "--", ":", "-.")
 _RC: dict[Any, Any] = {"text.parse_math": False, "font.size": 10.0, "lines.markersize": 5.0}
 
@@ -72,6 +74,7 @@ def lines(name: str, alt: str, positions: Sequence[str], series: Mapping[str, Se
         series: values by name.
         label: of the vertical axis.
     """
+    ncols = 2 if max(len(shown(each)) for each in series) <= _LETTERS // 2 else 1
 
     def draw(figure: Figure, theme: Theme) -> None:
         panel = _panel(figure, theme)
@@ -82,18 +85,18 @@ def lines(name: str, alt: str, positions: Sequence[str], series: Mapping[str, Se
             )
         step = math.ceil(len(positions) / _TICKS)
         panel.set_xticks(range(0, len(positions), step), [shown(each) for each in positions[::step]])
-        panel.tick_params(axis="x", labelrotation=0 if max(map(len, positions)) <= 3 else 60)
+        panel.tick_params(axis="x", labelrotation=0 if sum(map(len, positions[::step])) <= _LETTERS else 60)
         panel.set_ylabel(label)
         panel.set_ylim(bottom=0)
         panel.grid(axis="y", color=theme.faint, linewidth=0.6)
         panel.set_axisbelow(True)
         legend = figure.legend(
-            panel.get_lines(), [shown(each) for each in series], loc="outside lower center", ncols=2, frameon=False
+            panel.get_lines(), [shown(each) for each in series], loc="outside lower center", ncols=ncols, frameon=False
         )
         for text in legend.get_texts():
             text.set_color(theme.ink)
 
-    return _picture(name, alt, 3.0 + 0.2 * math.ceil(len(series) / 2), draw)
+    return _picture(name, alt, 3.0 + 0.2 * math.ceil(len(series) / ncols), draw)
 
 
 def shades(
@@ -128,7 +131,10 @@ def shades(
                 if value is not None and len(columns) <= _TICKS:
                     ink = _readable(image.cmap(image.norm(value)))
                     panel.text(j, i, write(value), ha="center", va="center", fontsize=9, color=ink)
-        panel.set_xticks(range(len(columns)), [shown(each) for each in columns], rotation=45, ha="right")
+        if len(columns) <= _TICKS:
+            panel.set_xticks(range(len(columns)), [shown(each) for each in columns], rotation=45, ha="right")
+        else:  # numbers, which the rows or a table explain
+            panel.set_xticks(range(len(columns)), [shown(each.partition(" ")[0]) for each in columns], rotation=90)
         panel.set_yticks(range(len(rows)), [shown(each) for each in rows])
         panel.tick_params(length=0)
 

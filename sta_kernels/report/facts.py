@@ -37,7 +37,7 @@ class Names:
 
     Attributes:
         full: as the recipe names them.
-        short: for tables and pictures: the last part of a path, after the model's number.
+        short: for tables and pictures: the model's number, and the end of its path.
     """
 
     full: tuple[str, ...]
@@ -110,9 +110,17 @@ def names_of(manifest: Manifest) -> Names:
         full = _listed(manifest.recipe)
     if count is not None and len(full) != count:
         full = [f"model {i + 1}" for i in range(count)]
-    tails = [name.rstrip("/").rpartition("/")[2] for name in full]
-    short = tails if len(set(tails)) == len(tails) else full
-    return Names(tuple(full), tuple(f"{i + 1} {name}" for i, name in enumerate(short)))
+    return Names(tuple(full), tuple(f"{i + 1} {name}" for i, name in enumerate(_ends(full))))
+
+
+def _ends(paths: list[str]) -> list[str]:
+    """As many last parts of paths as tell different ones apart."""
+    parts = [path.rstrip("/").split("/") for path in paths]
+    for count in range(1, max(map(len, parts), default=0)):
+        ends = ["/".join(part[-count:]) for part in parts]
+        if len(set(ends)) == len(set(paths)):
+            return ends
+    return paths
 
 
 def _listed(text: str) -> list[str]:

@@ -120,7 +120,7 @@ def _rates(manifest: Manifest, names: Names) -> list[Section]:
     return [
         Section(
             f"Share {what} by layer",
-            f"The share of a layer's merged entries that is {what} of each model. Overall, {overall}.",
+            f"The share of a layer's merged entries that is {what} of each model.",
             [
                 charts.lines(
                     "rates_by_layer",

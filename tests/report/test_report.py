@@ -294,6 +294,13 @@ def test_names_tell_layer_and_type(name: str, layer: str, kind: str):
     assert facts.type_of(name) == kind
 
 
+def test_models_are_called_by_what_tells_them_apart():
+    assert facts._ends(["/a/mnist/", "/a/svhn", "/a/mnist/"]) == ["mnist", "svhn", "mnist"]
+    assert facts._ends(["/a/mnist/final", "/a/svhn/final"]) == ["mnist/final", "svhn/final"]
+    assert facts._ends(["a", "b/a"]) == ["a", "b/a"]
+    assert facts._ends([]) == []
+
+
 def test_layers_go_by_number():
     names = ["other.1", "blocks.10", facts.OUTSIDE, "blocks.2"]
     assert facts.in_layers(names) == ["blocks.2", "blocks.10", "other.1", facts.OUTSIDE]
