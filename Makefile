@@ -17,7 +17,7 @@ PYTEST := $(abspath $(VENV))/bin/pytest
 # What the package is built from; clang-format looks after that and the benchmarks' own program.
 NATIVE := $(shell find bindings -name '*.cpp' -o -name '*.h' -o -name '*.inl')
 FORMATTED := $(NATIVE) benchmarks/disk/floor.cpp
-SOURCES := pyproject.toml setup.py MANIFEST.in $(NATIVE) $(shell find sta_kernels -name '*.py' -o -name py.typed)
+SOURCES := pyproject.toml setup.py MANIFEST.in $(NATIVE) $(shell find sta_kernels -name '*.py' -o -name py.typed -o -name '*.j2')
 
 # Tests and benchmarks run in their own folders, where `import sta_kernels` finds the installed package and nothing else.
 unexport PYTHONPATH

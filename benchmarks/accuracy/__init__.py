@@ -1,1 +1,1 @@
-"""Accuracy of merged models on real data."""
+"""Accuracy of merged models, measured on real tasks."""

@@ -1,4 +1,4 @@
-"""The command line: ``sta-kernels merge | verify | importance | info | demo``, one module per command.
+"""The command line: ``sta-kernels merge | report | verify | importance | info | demo``, one module per command.
 
 Nothing is imported before it is needed: ``--version`` costs Python's own start-up, and a command pays for itself only.
 
@@ -23,6 +23,7 @@ from sta_kernels.errors import InputError, RunError
 
 COMMANDS = {
     "merge": "merge checkpoints from disk to disk, as a recipe says",
+    "report": "describe a finished merge in one HTML page",
     "verify": "check a finished merge against its manifest",
     "importance": "how much each weight of a fine-tuned CLIP image encoder matters to its task",
     "info": "which kernels serve on this machine, and why",
@@ -33,6 +34,7 @@ _EPILOG = """\
 example:
   sta-kernels merge recipe.yaml merged/ --dry-run     what it would read, write and need
   sta-kernels merge recipe.yaml merged/               do it; run again after a crash, it continues
+  sta-kernels report merged/                          look at it: merged-report/report.html
   sta-kernels verify merged/                          read it all again and compare
 
 `sta-kernels COMMAND --help` has an example for each command.

@@ -12,8 +12,14 @@ import pytest
 from sta_kernels import cli
 from sta_kernels.recipe import Recipe
 
-PARSERS = {command: f"cli.{command}" for command in ("merge", "verify", "importance", "info")}
-PARSERS["demo"] = "demo.__main__"
+PARSERS = {
+    "merge": "cli.merge",
+    "report": "cli.report",
+    "verify": "cli.verify",
+    "importance": "cli.importance",
+    "info": "cli.info",
+    "demo": "demo.__main__",
+}
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:

@@ -1,0 +1,1 @@
+"""Five real tasks that are made of what package registries hold."""
