@@ -1,0 +1,1 @@
+"""Accuracy of merged models on real data."""
