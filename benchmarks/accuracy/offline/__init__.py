@@ -6,9 +6,9 @@ Cost, in images through the eight blocks (a backward pass counts twice a forward
 - fine-tuning: 5 tasks × 80 batches of 32, forward and backward: 38,000;
 - importance, Fisher information and Gram matrices, one sample at a time: about 6,000, at half the speed;
 - coefficients: about 90 merges × 1,250 validation images: 112,000;
-- tests of the main tables: about 42 merges × 3,500 images: 147,000;
-- tests of pairs, forgetting and single models: about 40 merges' worth × 2,500 images: 100,000.
+- tests of the main tables: about 40 merges × 3,500 images: 140,000;
+- tests of the other tables, on 500 images a task: about 55 merges' worth × 2,500 images: 137,000.
 
-That is 400,000 images or half an hour a seed, and an hour and a half for three. Everything is cached as it is
-computed (:mod:`benchmarks.accuracy.offline.store`), so that a run that was stopped goes on where it was.
+That is 430,000 images or half an hour a seed, and a bit more than an hour and a half for three. Everything is cached as
+it is computed (:mod:`benchmarks.accuracy.offline.store`), so that a run that was stopped goes on where it was.
 """

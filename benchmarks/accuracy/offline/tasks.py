@@ -86,9 +86,8 @@ def split(name: str, pool: Pool, sizes: Sizes, rng: np.random.Generator) -> Spli
         for side, most in ((train, None), (validation, sizes.validation), (test, sizes.test_of(name)))
     ]
     if not len(sides[0]):
-        raise RunError(
-            f"{name}: {count} pictures are too few for {sizes.test_of(name)} and {sizes.validation} to set aside"
-        )
+        aside = sizes.test_of(name) + sizes.validation
+        raise RunError(f"{name}: {count} pictures are too few to set {aside} of them aside")
     taken = [pool.pictures.take(side) for side in sides]
     return Split(name, int(pool.pictures.labels.max()) + 1, taken[0], taken[2], taken[1], sides[2])
 

@@ -62,7 +62,7 @@ VARIANTS = {
     variant.name: variant
     for variant in (
         Variant("lp_mean", "LP, divided by the tensor's mean", _lp_mean),
-        Variant("gradient_mean", "Σ\\|g\\|, divided by the tensor's mean", _gradient_mean),
+        Variant("gradient_mean", "Σ|g|, divided by the tensor's mean", _gradient_mean),
         Variant("gradient_mean_sampled", "the same, labels drawn from the model", _gradient_mean, needs="sampled"),
         Variant("gradient_mean_noise", "the same, images of noise", _gradient_mean, needs="task-free"),
     )
