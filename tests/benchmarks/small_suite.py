@@ -29,9 +29,9 @@ SECTIONS = ("controls", "p", "forgetting", "pairs", "single")
 def pool(seed: int, classes: int = 3, count: int = 84) -> Pool:
     """Noisy copies of one random picture per class."""
     rng = np.random.default_rng(seed)
-    patterns = rng.integers(0, 120, (classes, 28, 28))
+    patterns = rng.integers(0, 30, (classes, 28, 28))
     labels = np.arange(count) % classes
-    images = patterns[labels] + rng.integers(0, 136, (count, 28, 28))
+    images = patterns[labels] + rng.integers(0, 226, (count, 28, 28))
     return Pool(Pictures(images.astype(np.uint8), labels.astype(np.int64)))
 
 

@@ -82,7 +82,7 @@ def test_rows(rows: list[dict[str, Any]]):
     assert by_name["forget-lp-circles"]["images"] == dict.fromkeys(TASKS, SIZES.brief)
     assert list(by_name["forget-lp-circles"]["control_accuracy"]) == ["squares"]
     assert by_name["task_arithmetic"]["value"][0] in by_name["task_arithmetic"]["values"]
-    assert by_name["forget-lp"]["members"] == len(TASKS)
+    assert [by_name[name]["family"] for name in ("forget-lp", "forget-lp-circles")] == [True, False]
     own = [by_name[f"individual-{task}"]["average"]["mean"] for task in TASKS]
     assert by_name["individual"]["average"]["mean"] == pytest.approx(np.mean(own), abs=1e-6)
 
@@ -160,12 +160,19 @@ def test_a_killed_run_goes_on(rows: list[dict[str, Any]], tmp_path: Path):
     assert all(path.stat().st_mtime_ns == done[path] for path in finished)
 
 
+@pytest.fixture(scope="module")
+def written(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("docs")
+    shutil.copyfile(results_page.PAGE, folder / "results.md")
+    records.append(folder / "rows", rows)
+    assert results_page.main([], page=folder / "results.md", results=folder / "rows") == 0
+    return folder
+
+
 @pytest.fixture
-def page(rows: list[dict[str, Any]], tmp_path: Path) -> tuple[Path, Path]:
-    shutil.copyfile(results_page.PAGE, tmp_path / "results.md")
-    records.append(tmp_path / "rows", rows)
-    assert results_page.main([], page=tmp_path / "results.md", results=tmp_path / "rows") == 0
-    return tmp_path / "results.md", tmp_path / "rows"
+def page(written: Path, tmp_path: Path) -> tuple[Path, Path]:
+    shutil.copytree(written, tmp_path / "docs")
+    return tmp_path / "docs" / "results.md", tmp_path / "docs" / "rows"
 
 
 def check(page: tuple[Path, Path]) -> int:

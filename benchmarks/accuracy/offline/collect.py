@@ -47,26 +47,28 @@ class Collection:
     def rows(self) -> Iterator[Row]:
         """One row per merge, and one per family of merges that differ by their tasks alone."""
         individual = self._individual()
-        for name, merge in self._merges.items():
-            suffix = name.removeprefix(merge.family)
-            yield self._row(merge, [name], name, suffix, individual)
+        for name in self._merges:
+            yield self._row([name], name, individual)
         for family, names in self._families.items():
-            if len(names) > 1:
-                yield self._row(self._merges[names[0]], names, family, "", individual)
+            if family not in self._merges:
+                yield self._row(names, family, individual)
 
-    def _row(self, merge: Merge, names: Sequence[str], contender: str, suffix: str, individual: Values) -> Row:
+    def _row(self, names: Sequence[str], contender: str, individual: Values) -> Row:
+        merge = self._merges[names[0]]
+        alone = contender in self._merges
+        suffix = contender.removeprefix(merge.family)
         targets, controls = self._values(names, target=True), self._values(names, target=False)
         row: Row = {
             "contender": contender,
             "section": merge.section,
             "title": merge.title,
-            "of": list(merge.of) if len(names) == 1 else [],
-            "members": len(names),
+            "family": not alone,
+            "of": list(merge.of) if alone else [],
             "images": {task: len(seeds[0]) for task, seeds in {**targets, **controls}.items()},
             "accuracy": shares(targets),
             "average": self._estimate(targets),
         }
-        if len(names) == 1 and len(merge.values) > 1:
+        if alone and len(merge.values) > 1:
             row["value"] = [outcome.value for outcome in self._outcomes[names[0]]]
             row["values"] = list(merge.values)
         if set(targets) <= set(individual):
@@ -76,7 +78,7 @@ class Collection:
             row["control"] = self._estimate(controls)
         if versus := self._versus(merge, contender, suffix, targets, controls):
             row["versus"] = versus
-        if len(names) == 1 and (kept := kept_shares(self._outcomes[names[0]])):
+        if alone and (kept := kept_shares(self._outcomes[names[0]])):
             row["kept"] = kept
         return row
 

@@ -45,11 +45,11 @@ class Recorded:
 
     def section(self, name: str) -> list[Row]:
         """A section's rows, those of families left out."""
-        return [row for row in self.rows.values() if row["section"] == name and row["members"] == 1]
+        return [row for row in self.rows.values() if row["section"] == name and not row["family"]]
 
     def families(self, name: str) -> list[Row]:
         """A section's rows over all tasks or pairs."""
-        return [row for row in self.rows.values() if row["section"] == name and row["members"] > 1]
+        return [row for row in self.rows.values() if row["section"] == name and row["family"]]
 
     def average(self, contender: str) -> float:
         """Mean accuracy."""

@@ -65,7 +65,7 @@ def merging(recorded: Recorded) -> str:
     rest = [row for row in recorded.section("merging") if row["contender"] != PRETRAINED]
     lines = [["merge", *recorded.tasks, "average", "normalised", *VERSUS.values()]]
     for row in (*ends, *by_average(rest)):
-        name = title(row) if row["members"] == 1 else "fine-tuned, each on its own task"
+        name = "fine-tuned, each on its own task" if row["family"] else title(row)
         accuracies = [percent(mean(row["accuracy"][task])) for task in recorded.tasks]
         share = percent(mean(row["normalised"])) if "normalised" in row else NOTHING
         lines.append([name, *accuracies, plus_minus(row["average"]), share, *_differences(row, VERSUS)])
