@@ -214,12 +214,12 @@ def samples(tasks: tuple[str, ...]) -> Iterator[Merge]:
 
     for count in COUNTS:
         title = "1 sample" if count == 1 else f"{count} samples"
-        yield Merge(f"samples-{count}", title, "samples", tasks, selected(tasks, of(count), p=P), brief=True)
+        yield Merge(f"samples-{count}", title, "samples", tasks, selected(tasks, of(count), p=P))
 
     def summed(laboratory: Laboratory, task: str) -> Tensors:
         return laboratory.preparation(task).summed_over_batch()
 
-    yield Merge("samples-summed", "gradient of the batch", "samples", tasks, selected(tasks, summed, p=P), brief=True)
+    yield Merge("samples-summed", "gradient of the batch", "samples", tasks, selected(tasks, summed, p=P))
 
 
 def sweep(tasks: tuple[str, ...]) -> Iterator[Merge]:
@@ -227,7 +227,7 @@ def sweep(tasks: tuple[str, ...]) -> Iterator[Merge]:
     for measure in ("lp", "amp"):
         for keep in range(len(tasks) - 1, 0, -1):
             make = selected(tasks, None if measure == "amp" else lp, keep=keep, measure=measure)
-            yield Merge(f"keep-{measure}-{keep}", f"STA {MEASURES[measure]}, {keep} kept", "p", tasks, make, brief=True)
+            yield Merge(f"keep-{measure}-{keep}", f"STA {MEASURES[measure]}, {keep} kept", "p", tasks, make)
 
 
 def forgotten(task: str) -> Callable[[Shares, Shares], float]:

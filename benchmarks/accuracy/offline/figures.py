@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy.offline.recorded import INDIVIDUAL, PRETRAINED, Recorded
+from benchmarks.accuracy.offline.prose import error
+from benchmarks.accuracy.offline.recorded import PRETRAINED, Recorded
 from benchmarks.accuracy.offline.tables import by_average, rates
 
 DOTS_PER_INCH = 80
@@ -19,12 +20,10 @@ Panel = dict[str, Any]
 
 
 def merging(recorded: Recorded) -> Panel:
-    """Average by method, with its greater standard error."""
-    rows = [row for row in recorded.section("merging") if row["contender"] != PRETRAINED]
-    return {
-        row["title"]: [row["average"]["mean"], max(row["average"]["images"], row["average"]["seeds"] or 0.0)]
-        for row in reversed(by_average(rows))
-    } | {"": [recorded.average(PRETRAINED), recorded.average(INDIVIDUAL)]}
+    """Difference from STA LP by method, image by image, with its greater standard error."""
+    rows = [row for row in recorded.section("merging") if row["contender"] not in (PRETRAINED, "sta_lp")]
+    found = {row["title"]: row["versus"]["sta_lp"]["average"] for row in reversed(by_average(rows))}
+    return {title: [each["mean"], error(each)] for title, each in found.items()}
 
 
 def settings(recorded: Recorded) -> Panel:
@@ -121,26 +120,23 @@ def draw(recorded: Recorded, folder: Path) -> None:
         )
 
 
-def _figure(columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
+def _figure(columns: int, width: float, height: float, *, sharey: bool = False) -> tuple[Any, list[Any]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+    return figure, list(figure.subplots(1, columns, squeeze=False, sharey=sharey)[0])
 
 
 def _draw_merging(panel: Panel) -> Any:
-    methods = {title: values for title, values in panel.items() if title}
-    figure, (axis,) = _figure(1, 8, 0.26 * len(methods) + 1)
-    places = range(len(methods))
-    means, errors = zip(*methods.values(), strict=True)
-    colors = ["tab:orange" if title.startswith("STA") else "tab:blue" for title in methods]
-    for place, each, error, color in zip(places, means, errors, colors, strict=True):
-        axis.errorbar(100 * each, place, xerr=100 * error, fmt="o", color=color)
-    axis.set_yticks(places, methods)
-    axis.axvline(100 * panel[""][0], color=GREY, linewidth=0.8)
-    axis.set_xlabel("average accuracy, %; line: pretrained")
+    figure, (axis,) = _figure(1, 8, 0.26 * len(panel) + 1)
+    for place, (title, (mean, spread)) in enumerate(panel.items()):
+        color = "tab:orange" if title.startswith("STA") else "tab:blue"
+        axis.errorbar(100 * mean, place, xerr=100 * spread, fmt="o", color=color)
+    axis.set_yticks(range(len(panel)), panel)
+    axis.axvline(0, color=GREY, linewidth=0.8)
+    axis.set_xlabel("points against STA LP, p = 0.7")
     axis.grid(axis="x", alpha=0.3)
     return figure
 
@@ -150,6 +146,7 @@ def _draw_settings(panel: Panel) -> Any:
     for name, points in panel["kept"].items():
         x, means, errors = zip(*points, strict=True)
         left.errorbar(x, [100 * each for each in means], yerr=[100 * each for each in errors], marker="o", label=name)
+    left.set_xticks(x, x)
     left.set(xlabel="tasks kept at a position", ylabel="average accuracy, %")
     left.legend()
     x, means, errors = zip(*panel["samples"], strict=True)
@@ -163,21 +160,23 @@ def _draw_settings(panel: Panel) -> Any:
 
 def _draw_pairs(panel: Panel) -> Any:
     figure, (axis,) = _figure(1, 10, 3.6)
-    width = 0.8 / len(panel)
     names: list[str] = []
     for i, (title, by_pair) in enumerate(panel.items()):
         names = list(by_pair)
         means, errors = zip(*by_pair.values(), strict=True)
-        places = [place + (i - (len(panel) - 1) / 2) * width for place in range(len(names))]
-        axis.bar(places, [100 * each for each in means], width, yerr=[100 * each for each in errors], label=title)
+        places = [place + (i - (len(panel) - 1) / 2) * 0.15 for place in range(len(names))]
+        axis.errorbar(
+            places, [100 * each for each in means], yerr=[100 * each for each in errors], fmt="o", label=title
+        )
     axis.set_xticks(range(len(names)), names, rotation=25, ha="right")
-    axis.set(ylabel="accuracy, mean of the two, %", ylim=(40, None))
+    axis.set_ylabel("accuracy, mean of the two, %")
+    axis.grid(axis="y", alpha=0.3)
     axis.legend(fontsize="small", ncols=len(panel), loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure
 
 
 def _draw_forgetting(panel: Panel) -> Any:
-    figure, axes = _figure(2, 9, 3.2)
+    figure, axes = _figure(2, 9, 3.2, sharey=True)
     width = 0.8 / len(panel)
     for axis, which, title in zip(axes, (0, 1), ("target", "control: mean of the others"), strict=True):
         tasks: list[str] = []
@@ -188,17 +187,17 @@ def _draw_forgetting(panel: Panel) -> Any:
         axis.set_xticks(range(len(tasks)), tasks, rotation=20, ha="right")
         axis.axhline(0, color=GREY, linewidth=0.8)
         axis.set(title=title, ylabel="points against pretrained")
-    axes[1].sharey(axes[0])
     axes[0].legend(fontsize="small")
     return figure
 
 
 def _draw_selection(panel: Panel) -> Any:
     figure, axes = _figure(len(panel), 10, 4.2)
+    most = max(share for kinds in panel.values() for shares in kinds.values() for share in shares.values())
     for number, (axis, (measure, kinds)) in enumerate(zip(axes, panel.items(), strict=True)):
         tasks = list(next(iter(kinds.values())))
         grid = [[100 * shares[task] for task in tasks] for shares in kinds.values()]
-        image = axis.imshow(grid, aspect="auto", vmin=0, vmax=100, cmap="viridis")
+        image = axis.imshow(grid, aspect="auto", vmin=0, vmax=100 * most, cmap="viridis")
         axis.set_title(measure, fontsize="medium")
         axis.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right")
         axis.set_yticks(range(len(kinds)), kinds if number == 0 else [""] * len(kinds))

@@ -26,7 +26,8 @@ def is_clear(found: Found) -> bool:
 
 def points(found: Found) -> str:
     """A difference in points with the greater of its standard errors."""
-    return f"{100 * found['mean']:+.1f} ± {100 * error(found):.1f}"
+    mean = round(100 * found["mean"], 1) + 0.0  # no −0.0
+    return f"{mean:+.1f} ± {100 * error(found):.1f}"
 
 
 def verdict(found: Found) -> str:

@@ -87,12 +87,18 @@ def _differences(row: Row, references: Mapping[str, str]) -> list[str]:
     return [signed(versus[name]["average"]) if name in versus else NOTHING for name in references]
 
 
+def before(row: Row, what: str) -> float:
+    """The pretrained model's share on the images of a forgetting's target or control."""
+    return float(row[what]["mean"] - row["versus"][PRETRAINED][what]["mean"])
+
+
 def forgetting(recorded: Recorded) -> str:
     """Over all tasks: how far the target went down, and the mean of the other tasks."""
+    families = recorded.families("forgetting")
     lines = [["forgetting", "target", "control", "target minus pretrained", "control minus pretrained"]]
-    before = recorded[PRETRAINED]
-    lines.append([title(before), *[plus_minus(before["average"])] * 2, NOTHING, NOTHING])
-    for row in recorded.families("forgetting"):
+    start = [percent(before(families[0], what)) for what in ("average", "control")]
+    lines.append([title(recorded[PRETRAINED]), *start, NOTHING, NOTHING])
+    for row in families:
         versus = row["versus"][PRETRAINED]
         lines.append(
             [title(row), plus_minus(row["average"]), plus_minus(row["control"])]
@@ -106,9 +112,9 @@ def forgetting_by_task(recorded: Recorded) -> str:
     families = recorded.families("forgetting")
     lines = [["forgotten", "pretrained", *(f"{title(row)}: target, control" for row in families)]]
     for task in recorded.tasks:
-        cells = [task, percent(mean(recorded[PRETRAINED]["accuracy"][task]))]
-        for family in families:
-            row = recorded[f"{family['contender']}-{task}"]
+        rows = [recorded[f"{family['contender']}-{task}"] for family in families]
+        cells = [task, percent(before(rows[0], "average"))]
+        for row in rows:
             change = row["versus"][PRETRAINED]
             cells.append(
                 f"{percent(row['average']['mean'])} ({100 * change['average']['mean']:+.1f}), "
