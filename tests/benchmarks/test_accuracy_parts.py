@@ -16,7 +16,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))
 
-from benchmarks.accuracy.offline import packages, tasks
+from benchmarks.accuracy.offline import packages, store, tasks
 from benchmarks.accuracy.offline.catalogue import forgotten
 from benchmarks.accuracy.offline.plan import Sizes
 from benchmarks.accuracy.offline.statistics import difference, estimate
@@ -176,6 +176,23 @@ def test_groups_are_on_one_side():
 def test_too_few_pictures_are_refused():
     with pytest.raises(RunError, match="any: 30 pictures are too few to set 30 of them aside"):
         split("any", Pool(pictures(30)), SIZES, np.random.default_rng(0))
+
+
+def test_a_file_of_the_cache_is_whole_or_absent(tmp_path: Path):
+    path = tmp_path / "seed0" / "some.npz"
+
+    def interrupted() -> dict[str, np.ndarray]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.arrays(path, interrupted)
+    with pytest.raises(KeyboardInterrupt), store.whole(path) as unfinished:
+        unfinished.write_bytes(b"half of it")
+        interrupted()
+    assert not list(path.parent.iterdir())
+    found = store.arrays(path, lambda: {"a": np.arange(3)})
+    assert found["a"].tolist() == [0, 1, 2]
+    assert store.arrays(path, interrupted)["a"].tolist() == [0, 1, 2]
 
 
 def test_paired_standard_errors_of_a_worked_example():

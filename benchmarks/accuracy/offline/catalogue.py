@@ -7,10 +7,12 @@ coefficient 1; TIES and its like: density). Tests hold the sections against the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import sta_kernels as sk
 from benchmarks.accuracy.offline.laboratory import Laboratory
@@ -18,7 +20,7 @@ from benchmarks.accuracy.offline.merges import Made, Merge, Shares
 from benchmarks.accuracy.offline.store import Tensors
 from benchmarks.accuracy.offline.variants import VARIANTS
 from sta_kernels.demo.recipes import FROZEN, MEASURES
-from sta_kernels.demo.train import LOGIT_SCALE, to_input
+from sta_kernels.demo.train import LOGIT_SCALE, Head, to_input
 
 P = 0.7
 PAPER_LAMBDA = 0.4
@@ -159,13 +161,18 @@ def adamerged(laboratory: Laboratory, value: Any) -> Made:
         laboratory.model,
         laboratory.base,
         [laboratory.tuned[task] for task in laboratory.names],
-        heads=[lambda features, head=head: LOGIT_SCALE * head.scores(features) for head in heads],
+        heads=[partial(logits, head) for head in heads],
         lr=LEARNING_RATE,
         exclude=FROZEN,
     )
     images = [to_input(laboratory.splits[task].validation.images, side) for task in laboratory.names]
     learner.learn([list(each.split(LEARNING_BATCH)) for each in images], steps=laboratory.sizes.learning)
     return Made(learner.merged())
+
+
+def logits(head: Head, features: Tensor) -> Tensor:
+    """Scaled scores [n, classes]."""
+    return LOGIT_SCALE * head.scores(features)
 
 
 def random_importance(laboratory: Laboratory, task: str) -> Tensors:
@@ -252,45 +259,31 @@ def forgetting(tasks: tuple[str, ...]) -> Iterator[Merge]:
         )
 
     for task in tasks:
-        of = {"on": tasks, "brief": True, "of": (task,)}
-        yield Merge(f"forget-lp-{task}", f"STA LP, p = {P}", "forgetting", make=by(lp, task), **of)
-        yield Merge(
-            f"forget-random-{task}", "random entries as many", "forgetting", make=by(random_importance, task), **of
-        )
-        negated = registered("task_arithmetic", (task,))
-        values = (-0.3, -0.6, -1.0)
-        yield Merge(
-            f"forget-negation-{task}",
-            "negation",
-            "forgetting",
-            make=negated,
-            values=values,
-            score=forgotten(task),
-            **of,
-        )
+        forget = partial(Merge, section="forgetting", on=tasks, brief=True, of=(task,))
+        yield forget(f"forget-lp-{task}", f"STA LP, p = {P}", make=by(lp, task))
+        yield forget(f"forget-random-{task}", "random entries as many", make=by(random_importance, task))
+        negated, values = registered("task_arithmetic", (task,)), (-0.3, -0.6, -1.0)
+        yield forget(f"forget-negation-{task}", "negation", make=negated, values=values, score=forgotten(task))
 
 
 def pairs(tasks: tuple[str, ...]) -> Iterator[Merge]:
     """Two tasks at a time (Figure 3)."""
     for pair in combinations(tasks, 2):
-        of = {"on": pair, "brief": True, "of": pair}
+        joined = partial(Merge, section="pairs", on=pair, brief=True, of=pair)
         which = "-".join(pair)
-        yield Merge(f"pair-linear-{which}", "weight averaging", "pairs", make=registered("linear", pair), **of)
-        values = (0.4, 0.7, 1.0)
-        arithmetic = registered("task_arithmetic", pair)
-        yield Merge(f"pair-task_arithmetic-{which}", "task arithmetic", "pairs", make=arithmetic, values=values, **of)
-        yield Merge(f"pair-nuslerp-{which}", "NuSLERP of task vectors", "pairs", make=registered("nuslerp", pair), **of)
-        yield Merge(f"pair-sta_lp-{which}", f"STA LP, p = {P}", "pairs", make=selected(pair, lp, p=P), **of)
+        arithmetic, values = registered("task_arithmetic", pair), (0.4, 0.7, 1.0)
+        yield joined(f"pair-linear-{which}", "weight averaging", make=registered("linear", pair))
+        yield joined(f"pair-task_arithmetic-{which}", "task arithmetic", make=arithmetic, values=values)
+        yield joined(f"pair-nuslerp-{which}", "NuSLERP of task vectors", make=registered("nuslerp", pair))
+        yield joined(f"pair-sta_lp-{which}", f"STA LP, p = {P}", make=selected(pair, lp, p=P))
 
 
 def single(tasks: tuple[str, ...]) -> Iterator[Merge]:
     """Methods that yield a model of one task: on that task, and on the next one as a control."""
     for i, task in enumerate(tasks):
-        of = {"brief": True, "of": (task,)}
-        control = tasks[(i + 1) % len(tasks)]
+        both = (task, tasks[(i + 1) % len(tasks)])
+        alone = partial(Merge, section="single", on=both, brief=True, of=(task,))
         for method, (title, fixed) in SINGLE.items():
-            make = registered(method, (task,), **fixed)
-            yield Merge(f"single-{method}-{task}", title, "single", on=(task, control), make=make, **of)
+            yield alone(f"single-{method}-{task}", title, make=registered(method, (task,), **fixed))
         for method, title in RESTORING.items():
-            make = registered(method, tasks, task=i)
-            yield Merge(f"single-{method}-{task}", title, "single", on=(task, control), make=make, **of)
+            yield alone(f"single-{method}-{task}", title, make=registered(method, tasks, task=i))
