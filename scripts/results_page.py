@@ -26,7 +26,7 @@ PARTS: dict[str, tuple[str, Callable[[Recorded], str]]] = {
     "offline-controls": ("controls", lambda recorded: tables.compared(recorded, "controls", "sta_lp")),
     "offline-beyond": ("beyond", lambda recorded: tables.compared(recorded, "beyond", *MAIN)),
     "offline-samples": ("samples", lambda recorded: tables.compared(recorded, "samples", "sta_lp")),
-    "offline-p": ("p", lambda recorded: tables.compared(recorded, "p")),
+    "offline-p": ("p", lambda recorded: tables.compared(recorded, "p", "sta_lp", "sta_amp")),
     "offline-forgetting": (
         "forgetting",
         lambda recorded: f"{tables.forgetting(recorded)}\n\n{tables.forgetting_by_task(recorded)}",

@@ -5,10 +5,10 @@ manage 230 a second and more. Per seed, with all five tasks:
 
 - fine-tuning: 5 tasks × 80 batches of 32, forward and backward: 38,000;
 - importance, Fisher information and Gram matrices, one sample at a time: about 6,000, at half the speed;
-- coefficients: about 90 merges × 1,250 validation images: 112,000;
-- tests of merges of all tasks: about 52 × 3,500 images: 182,000;
+- coefficients: about 112 merges × 1,250 validation images: 140,000;
+- tests of merges of all tasks: about 61 × 3,500 images: 213,000;
 - tests of forgetting, pairs and models of one task: about 43 merges' worth × 2,500 images: 107,000.
 
-That is 445,000 images or half an hour a seed, and an hour and a half for three. Everything is cached as
+That is 500,000 images: 37 minutes a seed, and less than two hours for three. Everything is cached as
 it is computed (:mod:`benchmarks.accuracy.offline.store`), so that a run that was stopped goes on where it was.
 """

@@ -6,7 +6,8 @@ coefficient 1; TIES and its like: density). Tests hold the sections against the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -16,16 +17,22 @@ from torch import Tensor
 
 import sta_kernels as sk
 from benchmarks.accuracy.offline.laboratory import Laboratory
+from benchmarks.accuracy.offline.masks import P
 from benchmarks.accuracy.offline.merges import Made, Merge, Shares
 from benchmarks.accuracy.offline.store import Tensors
-from benchmarks.accuracy.offline.variants import VARIANTS
+from benchmarks.accuracy.offline.variants import VARIANTS, Variant
 from sta_kernels.demo.recipes import FROZEN, MEASURES
 from sta_kernels.demo.train import LOGIT_SCALE, Head, to_input
 
-P = 0.7
 PAPER_LAMBDA = 0.4
 COUNTS = (1, 4, 8, 128)
 """Samples of importance beside the paper's 32."""
+SAME_COUNTS = ("random", "magnitude")
+"""Variants that are controls: as many entries of each task and tensor as STA keeps."""
+ELSEWHERE = {*SAME_COUNTS, "sta", "scale", "random_position", "magnitude_position"}
+"""Variants that are in other sections, most under another name."""
+MOST_VALUES = 8
+"""Of a variant's; where it has more, they are thinned."""
 LEARNING_BATCH = 16
 LEARNING_RATE = 1e-2
 LEAST_CONTROL = 0.95
@@ -69,8 +76,8 @@ def catalogue(tasks: tuple[str, ...]) -> dict[str, list[Merge]]:
     """All merges of these tasks, by section, in the order in which they are worth knowing."""
     return {
         "merging": [*ends(tasks), *importance(tasks), *registry(tasks)],
-        "controls": list(controls(tasks)),
-        "beyond": list(variants(tasks)),
+        "controls": [*controls(tasks), *variants(tasks, SAME_COUNTS, "controls")],
+        "beyond": list(variants(tasks, (name for name in VARIANTS if name not in ELSEWHERE), "beyond")),
         "samples": list(samples(tasks)),
         "p": list(sweep(tasks)),
         "forgetting": list(forgetting(tasks)),
@@ -190,8 +197,8 @@ def change(laboratory: Laboratory, task: str) -> Tensors:
 
 def controls(tasks: tuple[str, ...]) -> Iterator[Merge]:
     """STA's selection, of the same density, by something else than importance."""
-    yield Merge("random", "random masks", "controls", tasks, selected(tasks, random_importance, p=P))
-    yield Merge("change", "masks by |τ|", "controls", tasks, selected(tasks, change, p=P))
+    yield Merge("random", "random tasks at each position", "controls", tasks, selected(tasks, random_importance, p=P))
+    yield Merge("change", "greatest |τ| at each position", "controls", tasks, selected(tasks, change, p=P))
 
     def next_one(laboratory: Laboratory, task: str) -> Tensors:
         return laboratory.importance(tasks[(tasks.index(task) + 1) % len(tasks)])
@@ -199,14 +206,16 @@ def controls(tasks: tuple[str, ...]) -> Iterator[Merge]:
     yield Merge("next", "LP of the next task", "controls", tasks, selected(tasks, next_one, p=P))
 
 
-def variants(tasks: tuple[str, ...]) -> Iterator[Merge]:
+def variants(tasks: tuple[str, ...], names: Iterable[str], section: str) -> Iterator[Merge]:
     """What is beyond the paper."""
 
-    def making(variant: Any) -> Callable[[Laboratory, Any], Made]:
+    def making(variant: Variant) -> Callable[[Laboratory, Any], Made]:
         return lambda laboratory, value: Made(variant.merge(laboratory.setting(variant.needs), value))
 
-    for name, variant in VARIANTS.items():
-        yield Merge(f"variant-{name}", variant.title, "beyond", tasks, making(variant), tuple(variant.values))
+    for name in names:
+        variant = VARIANTS[name]
+        values = variant.values[:: math.ceil(len(variant.values) / MOST_VALUES)]
+        yield Merge(f"variant-{name}", variant.title, section, tasks, making(variant), values)
 
 
 def samples(tasks: tuple[str, ...]) -> Iterator[Merge]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -69,8 +70,8 @@ class Collection:
             "average": self._estimate(targets),
         }
         if alone and len(merge.values) > 1:
-            row["value"] = [outcome.value for outcome in self._outcomes[names[0]]]
-            row["values"] = list(merge.values)
+            row["value"] = [plain(outcome.value) for outcome in self._outcomes[names[0]]]
+            row["values"] = [plain(value) for value in merge.values]
         if set(targets) <= set(individual):
             row["normalised"] = normalised(targets, individual)
         if controls:
@@ -120,6 +121,11 @@ class Collection:
 
     def _estimate(self, values: Values) -> dict[str, float | None]:
         return told(estimate(values, {task: self._ids[task] for task in values}))
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def told(found: Estimate) -> dict[str, float | None]:

@@ -33,8 +33,8 @@ def settings(recorded: Recorded) -> Panel:
     for measure in ("lp", "amp"):
         found = {0: recorded[PRETRAINED]["average"]}
         for keep in range(1, n_tasks):
-            if f"keep-{measure}-{keep}" in recorded:
-                found[keep] = recorded[f"keep-{measure}-{keep}"]["average"]
+            name = f"keep-{measure}-{keep}"
+            found[keep] = recorded[name if name in recorded else f"sta_{measure}"]["average"]
         panel["kept"][MEASURES[f"sta_{measure}"]] = [
             [keep, each["mean"], each["images"]] for keep, each in found.items()
         ]

@@ -50,6 +50,7 @@ class Laboratory:
         self.splits = {name: split(name, pool, sizes, random_of(seed, name, "split")) for name, pool in pools.items()}
         self._inputs: dict[tuple[str, str], Tensor] = {}
         self._sums: dict[tuple[str, str], Tensors] = {}
+        self._settings: dict[str, Setting] = {}
         self._latest: tuple[str, dict[str, Tensors]] = ("", {})
 
     def preparation(self, task: str) -> Preparation:
@@ -87,9 +88,11 @@ class Laboratory:
         return found[task]
 
     def setting(self, kind: str) -> Setting:
-        """What a variant is given."""
-        models = [self.tuned[name] for name in self.names]
-        return Setting(self.base, models, [self.gradients(name, kind) for name in self.names])
+        """What a variant is given: the same object each time, by which it may remember what is costly."""
+        if kind not in self._settings:
+            models = [self.tuned[name] for name in self.names]
+            self._settings[kind] = Setting(self.base, models, [self.gradients(name, kind) for name in self.names])
+        return self._settings[kind]
 
     def merge(self, method: str, tasks: Sequence[str], **options: Any) -> Tensors:
         """``sta_kernels.merge`` of the models of some tasks: the code under test."""

@@ -118,9 +118,8 @@ def _samples(recorded: Recorded) -> str:
 
 def _sweep(recorded: Recorded) -> str:
     rows = [row for row in recorded.section("p") if row["contender"].startswith("keep-lp-")]
-    best = by_average(rows)[0]
-    parts = [f"{row['contender'].rpartition('-')[2]} kept: {percent(row['average']['mean'])}" for row in rows]
-    return f"Over the outcomes of p, LP has {', '.join(parts)} %; best on test is {best['title']}."
+    parts = [f"{row['title']} {points(_from_sta(row))}" for row in rows]
+    return f"The other outcomes of p against p = 0.7: {', '.join(parts)} points."
 
 
 def _forgetting(recorded: Recorded) -> str:

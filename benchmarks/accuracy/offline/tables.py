@@ -45,13 +45,12 @@ def title(row: Row) -> str:
     """The merge's title, with the coefficients that were chosen by the seeds."""
     text = str(row["title"]).replace("|", r"\|")
     if "value" in row:
-        chosen = list(dict.fromkeys(row["value"]))
-        text += f" [{', '.join(map(_plain, chosen))}]"
+        text += f" [{', '.join(dict.fromkeys(map(_plain, row['value'])))}]"
     return text
 
 
 def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+    return f"{value:g}" if isinstance(value, (int, float)) else "-".join(map(str, value))
 
 
 def by_average(rows: Sequence[Row]) -> list[Row]:
