@@ -69,13 +69,18 @@ bench-disk: $(VENV)/.with-bench ## time merges against their I/O, and against me
 bench-scaling: $(VENV)/.with-bench ## time merges of many sizes, from few and many models; 17 GB of tmpfs, or what there is
 	$(PYTHON_IN) -m benchmarks.disk.scaling $(BENCH_ARGS)
 
+.PHONY: bench-accuracy
+bench-accuracy: $(VENV)/.with-demo ## merge a real ViT fine-tuned on five tasks, and test it; hours, resumed; 10 GB of cache
+	$(PYTHON_IN) -m benchmarks.accuracy offline $(BENCH_ARGS)
+
 .PHONY: lint
-lint: $(VENV)/.with-dev ## check style, types and formatting, and that the README's tables are those of their data
+lint: $(VENV)/.with-dev ## check style, types and formatting, and that tables and pictures are those of their data
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/clang-format --dry-run -Werror $(FORMATTED)
 	$(PYTHON_IN) -m scripts.readme_tables --check
+	$(PYTHON_IN) -m scripts.results_page --check
 
 .PHONY: format
 format: $(VENV)/.with-dev ## put the sources into the format that `make lint` checks
@@ -84,8 +89,9 @@ format: $(VENV)/.with-dev ## put the sources into the format that `make lint` ch
 	$(VENV)/bin/clang-format -i $(FORMATTED)
 
 .PHONY: readme
-readme: $(VENV)/.with-dev $(VENV)/.with-plot ## write the README's tables and plots anew, from demo-out where there is one, and benchmarks/results
+readme: $(VENV)/.with-dev $(VENV)/.with-plot ## write tables and plots of README and docs anew, from demo-out where there is one, and benchmarks/results
 	$(PYTHON_IN) -m scripts.readme_tables $(if $(wildcard demo-out/results.json),--demo demo-out)
+	$(PYTHON_IN) -m scripts.results_page
 
 .PHONY: clean
 clean: ## remove the virtual environments and all that was built or cached

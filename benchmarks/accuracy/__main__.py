@@ -1,4 +1,4 @@
-"""Accuracy of merged models: ``python -m benchmarks.accuracy clip --help``."""
+"""Accuracy of merged models: ``python -m benchmarks.accuracy offline --help``, or ``clip``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-SUITES = {"clip": "benchmarks.accuracy.clip.command"}
+SUITES = {"offline": "benchmarks.accuracy.offline.command", "clip": "benchmarks.accuracy.clip.command"}
 """Name of a subcommand to the module whose ``main`` takes its arguments."""
 
 

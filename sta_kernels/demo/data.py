@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sta_kernels.demo.fetch import ANIMALS, EMOJI_IMAGES, EMOJI_NAMES, MNIST, Wheel, read_member
+from sta_kernels.demo.fetch import ANIMALS, EMOJI_IMAGES, EMOJI_NAMES, MNIST, Package, read_member
 from sta_kernels.errors import RunError
 
 Array = np.ndarray[Any, Any]
@@ -174,7 +174,7 @@ def load_emoji(images_wheel: Path, names_wheel: Path) -> tuple[Pictures, list[tu
     return Pictures(np.stack(images), np.array(labels, np.int64)), groups
 
 
-def load_tasks(wheels: Mapping[Wheel, Path], *, test_images: int, seed: int) -> list[Task]:
+def load_tasks(wheels: Mapping[Package, Path], *, test_images: int, seed: int) -> list[Task]:
     """The three tasks, split with the seed.
 
     Raises:

