@@ -221,7 +221,16 @@ class _Merge:
             for i, job in enumerate(plan.jobs):
                 kept, shared = shards.kept(i, job), earlier.get(i, ())
                 run = JobRun(
-                    i, job, method, budget, kept, shared, executor.reduce, executor.finish, flows=executor.flows(job)
+                    i,
+                    job,
+                    method,
+                    budget,
+                    kept,
+                    shared,
+                    executor.reduce,
+                    executor.finish,
+                    flows=executor.flows(job),
+                    finite=not self._allow_nonfinite,
                 )
                 runs.append(run)
                 if not run.finished:

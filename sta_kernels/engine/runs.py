@@ -64,6 +64,8 @@ class JobRun:
         reduce: takes one tile into the accumulators; returns the bytes it read.
         finish: writes one tile.
         flows: whether a tile need not fit a worker's memory.
+        finite: whether the merge is refused where there is a NaN. Brackets take one for the greatest magnitude, which
+            it is when they are ordered, but it is not above any threshold.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class JobRun:
         reduce: Reduce,
         finish: Finish,
         flows: bool = False,
+        finite: bool = True,
     ) -> None:
         self.index = index
         self.job = job
@@ -87,6 +90,7 @@ class JobRun:
         self.pending: dict[int, tuple[Statistic, Accumulator]] = {}
         self._brackets: list[tuple[Statistic, BracketAccumulator]] = []
         self._room = budget.spare // budget.threads
+        self._finite = finite
         self.base = next(iter(job.of_role("base")), None)
         self.models = job.of_role("model")
         self._reduce = reduce
@@ -107,6 +111,7 @@ class JobRun:
         self.unsigned = tuple(self._of_unknown_sign())
         self.checked_tasks = sorted({*self.claims, *self.unsigned})
         self._out = 0
+        self.reading: Reading | None = None
         self._start_pass()
 
     def _claims_of(self, method: Method) -> Iterator[tuple[int, Summary]]:
@@ -147,7 +152,7 @@ class JobRun:
             if not declared:
                 return
             earlier, self._brackets = self._brackets, []  # which hold keys
-            brackets = self.flows and bracketed(declared, self.job.size, self._room)
+            brackets = self.flows and self._finite and bracketed(declared, self.job.size, self._room)
             for statistic in declared:
                 known = known_of(statistic, job.summaries)
                 self.statistics.append(statistic)
@@ -165,8 +170,8 @@ class JobRun:
             sought = accumulator.sought if isinstance(accumulator, CutAccumulator) else None
             if sought is None or not within_one(tiles(self._remaining, step), *sought[:2]):
                 return
-            assert isinstance(statistic, TieCut)
-            assert isinstance(statistic.subject, Field)
+            if not (isinstance(statistic, TieCut) and isinstance(statistic.subject, Field)):
+                return
             formula, models = statistic.subject.formula, statistic.subject.models
             first, last, count = job.start + sought[0], job.start + sought[1], sought[2]
             results[index] = SoughtCut(formula, models, statistic.value, first=first, last=last, count=count)
@@ -214,6 +219,7 @@ class JobRun:
             else:
                 self._tiles = iter([(0, job.size)])
         else:
+            self.reading, self._shown, self._brackets = None, {}, []  # which hold keys, and this is kept to the end
             self.operands = job.distinct
             step = job.size if self.whole else tile_units(job, self.operands, job.out_unit, self._flow_bytes)
             self._tiles = tiles(self._remaining, step)
@@ -229,7 +235,7 @@ class JobRun:
 
     def perform(self, task: Range, arena: Arena) -> int:
         """Do a tile; the pass changes only when none is out."""
-        if self.pending:
+        if self.reading is not None:
             return self._reduce(self.reading, *task, arena)
         return self._finish(self, *task, arena)
 
