@@ -125,7 +125,7 @@ def read_index(file: Path) -> Index:
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{file}: weight_map must map tensor names to file names")
     for shard in weight_map.values():
-        if not isinstance(shard, str) or not _is_plain(shard):
+        if not isinstance(shard, str) or not is_plain(shard):
             raise InputError(f"{file}: weight_map names {shard!a}, which is no plain file name in its own folder")
     return Index(file, identity, weight_map)
 
@@ -161,7 +161,7 @@ def _homes(folder: Path) -> Iterable[Path]:
         yield snapshots.parent / "blobs"
 
 
-def _is_plain(name: str) -> bool:
+def is_plain(name: str) -> bool:
     """A name with no path in it, printable, fit for every system."""
     return name.isprintable() and name not in ("", ".", "..") and not any(mark in name for mark in "/\\:")
 

@@ -78,7 +78,7 @@ def observe(attack: Attack, victim: Victim, command: Sequence[str], printed: Any
     assert re.search(attack.message, said, re.DOTALL), said
     assert all(line.isprintable() for line in said.split("\n")), ascii(said)
     assert attack.unharmed(victim), said
-    if code != 0 and victim.out.is_dir() and command[0] == "merge":
+    if code != 0 and victim.out.is_dir() and not victim.out.is_symlink() and command[0] == "merge":
         names = {path.name for path in victim.out.iterdir() if not path.is_symlink()}
         assert not {name for name in names if name.endswith(".safetensors")}, names
         assert LOCK_NAME not in names

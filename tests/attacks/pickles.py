@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from attacks.victim import SECRET, Attack, Victim, without_weights
 
 
@@ -45,8 +46,6 @@ def changed(edit: Callable[[bytes], bytes]) -> Callable[[Victim], bytes]:
     """A file of torch's own, then changed."""
 
     def content(victim: Victim) -> bytes:
-        import torch
-
         buffer = io.BytesIO()
         torch.save({"layer.weight": torch.ones(2, 3), "layer.bias": torch.ones(2)}, buffer)
         return edit(buffer.getvalue())
@@ -58,8 +57,6 @@ def rebuilt(size: tuple[int, ...], offset: int) -> Callable[[Victim], bytes]:
     """A tensor that claims more than its storage holds."""
 
     def content(victim: Victim) -> bytes:
-        import torch
-
         class Beyond:
             def __reduce__(self) -> tuple[Any, Any]:
                 storage = torch.ones(4).untyped_storage()
@@ -101,7 +98,7 @@ PICKLES = [
     file("evaluates an expression", NO_CODE, lambda v: archive({"a": Calls(eval, f"open({str(v.canary)!r}, 'w')")})),
     file("opens a file", NO_CODE, lambda v: archive({"a": Calls(open, str(v.canary), "w")})),
     file("imports a module", NO_CODE, lambda v: archive({"a": Calls(__import__, "antigravity")})),
-    file("reads a file", NO_CODE, lambda v: archive({"a": Calls(getattr(v.secret, "read_bytes"))})),
+    file("reads a file", NO_CODE, lambda v: archive({"a": Calls(v.secret.read_bytes)})),
     file("code beside tensors", NO_CODE, lambda v: archive({"layer.weight": 1, "x": Calls(exec, "1")})),
     file("the older format, with a command", "not a zip checkpoint",
          lambda v: pickle.dumps(Calls(os.system, f"touch {v.canary}"), 2)),
@@ -117,7 +114,7 @@ PICKLES = [
     file("pickle cut off", "not a readable|more than tensors", lambda v: archive(b"\x80\x02}q")),
     file("an archive cut off", "not a readable", changed(lambda data: data[: len(data) // 2])),
     file("an archive without a pickle", "not a readable", changed(lambda data: data.replace(b"data.pkl", b"data.plk"))),
-    file("a member that climbs", "lacks|no tensor 'steps'|does not have|missing", climbing),
+    file("a member that climbs", "not a readable", climbing),
     file("a tensor larger than its storage", "not a readable|more than tensors", rebuilt((1000, 1000), 0)),
     file("a tensor before its storage", "not a readable|more than tensors", rebuilt((2,), -4)),
     file("a tensor of negative size", "not a readable|more than tensors", rebuilt((-2, -3), 0)),

@@ -50,20 +50,20 @@ RECIPES = [
     text("depth bomb of mappings", "nested deeper than", "{a: " * 200_000),
     text("longer than a mebibyte", "a recipe has at most", "#" * (1 << 20) + "\n"),
     text("a key given twice", "given twice", "merge_method: sta\nmerge_method: linear\n"),
-    text("an unknown key", "unknown key", "merge_method: sta\nrun_after: rm\n"),
+    text("an unknown key", "run_after: not understood", "merge_method: sta\nrun_after: rm\n"),
     text("a key that clears the terminal", r"\\x1b\[2J", 'merge_method: sta\n"\\e[2J": 1\n'),
     text("two documents", "not valid YAML", "merge_method: sta\n---\nmerge_method: linear\n"),
     text("an integer of 100,000 digits", "merge_method", "merge_method: " + "9" * 100_000),
     text("a NUL", "not valid YAML", "merge_method: st\0a\n"),
     text("not UTF-8", "not UTF-8", b"merge_method: \xff\xfe\n"),
-    text("a list", "expected a mapping", "- sta\n"),
-    text("nothing", "merge_method", ""),
+    text("a list", "a recipe is a mapping", "- sta\n"),
+    text("nothing", "a recipe is a mapping", ""),
     Attack("recipe", "an endless device", device, "a recipe has at most"),
     keyed("a weight that is no number", "weight|number", parameters={"weight": float("nan")}),
     keyed("a weight beyond float32", "weight", parameters={"weight": 1e300}),
     keyed("p beyond its range", "p: ", parameters={"p": 7}),
     keyed("p that is not a number", "p: ", parameters={"p": float("nan")}),
-    keyed("a pattern that backtracks", "matches|exclude|nothing", 0, exclude=["*a" * 40 + "b"]),
+    keyed("a pattern that backtracks", "matches no tensor", exclude=["*a" * 40 + "b"]),
 ]
 
 
@@ -100,8 +100,7 @@ NAMES = [
     model("a command", "$(touch canary)", NOT_THERE),
     model("an option", "--help", NOT_THERE),
     model("a system file", "/etc/passwd", "expected .safetensors"),
-    model("a folder without weights", "VICTIM/private", "holds no model"),
+    model("a folder without weights", "VICTIM/private", "not a zip checkpoint"),
     model("a name with a control character", "a\x1b[2J", NOT_THERE),
-    model("a name of 100,000 characters", "a" * 100_000, "no such|too long|nor a hub id|exceeds|recipe"),
+    model("a name of 100,000 characters", "a" * 100_000, NOT_THERE),
 ]
-

@@ -83,7 +83,7 @@ ADAPTERS = [
     config("a rank of 0", "expected a whole number from 1", r=0),
     config("a negative rank", "expected a whole number from 1", r=-1),
     config("a rank that does not fit", "factors of rank", r=2),
-    config("a rank of 2^70", "factors of rank", r=2**70),
+    config("a rank of 2^70", "expected a whole number", r=2**70),
     config("a rank that is text", "expected a whole number", r="1"),
     config("an α beyond float64", "not valid JSON|expected a number", lora_alpha=10**400),
     config_text("an α that is NaN", "NaN is not JSON", '{"peft_type": "LORA", "r": 1, "lora_alpha": NaN}'),

@@ -40,7 +40,7 @@ ATTACKS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore")  # of torch, while it reads what it should not
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: f"{attack.family}: {attack.name}")
 def test_attack(
     attack: Attack,
@@ -67,7 +67,9 @@ def test_every_attack_has_a_name_of_its_own() -> None:
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("harm", ["__import__('os').system('true')", "__import__('socket').getaddrinfo('localhost', 1)"])
+@pytest.mark.parametrize(
+    "harm", ["__import__('os').system('true')", "__import__('socket').getaddrinfo('localhost', 1)"]
+)
 def test_the_watch_sees_what_it_must(harm: str) -> None:
     from attacks.observing import watched
 

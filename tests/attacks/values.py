@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
+import numpy as np
 from attacks.victim import Attack, Victim, floats, safetensors, weights
+
+from sta_kernels.checkpoint.sample import sample_of
 
 NAN, INF = float("nan"), float("inf")
 Table = dict[str, tuple[str, tuple[int, ...], bytes]]
 
 
-def put(path: str, **tensors: tuple[str, tuple[int, ...], bytes] | None) -> Callable[[Victim], None]:
+def put(path: str, **tensors: Tensor | None) -> Callable[[Victim], None]:
     """Other tensors in one of the victim's files; None takes one away."""
 
     def plant(victim: Victim) -> None:
@@ -33,7 +36,9 @@ def put(path: str, **tensors: tuple[str, tuple[int, ...], bytes] | None) -> Call
     return plant
 
 
-def value(name: str, message: str, path: str, code: int = 2, **tensors: tuple[str, tuple[int, ...], bytes] | None) -> Attack:
+def value(
+    name: str, message: str, path: str, code: int = 2, **tensors: tuple[str, tuple[int, ...], bytes] | None
+) -> Attack:
     """A file with other tensors."""
     return Attack("values and shapes", name, put(path, **tensors), message, code)
 
@@ -59,6 +64,12 @@ def everywhere(dtype: str, *values: float) -> Callable[[Victim], None]:
     return plant
 
 
+def doubled(victim: Victim) -> None:
+    """A recipe that adds twice what the first model learned."""
+    model = {"model": str(victim.model), "parameters": {"weight": 2}}
+    victim.write_recipe(merge_method="task_arithmetic", models=[model])
+
+
 LARGEST = 3.4028234663852886e38
 BAD = {"base": "base/model", "model": "model/model", "importance": "model/importance"}
 
@@ -69,9 +80,8 @@ VALUES = [
     Attack("values and shapes", "overflow of float16", everywhere("float16", 1, 1e5), "overflows float16 at \\[1\\]"),
     Attack("values and shapes", "overflow of bfloat16", everywhere("bfloat16", 1, LARGEST), "overflows bfloat16 at \\[1\\]"),
     Attack("values and shapes", "overflow of float32", both(
-        put("model/model.safetensors", layer__bias=("F32", (2,), floats(0, LARGEST))),
-        put("other/model.safetensors", layer__bias=("F32", (2,), floats(0, LARGEST))),
-        put("base/model.safetensors", layer__bias=("F32", (2,), floats(0, -LARGEST)))), "overflows float32 at \\[1\\]"),
+        put("model/model.safetensors", layer__bias=("F32", (2,), floats(0, LARGEST))), doubled),
+        "overflows float32 at \\[1\\]"),
     Attack("values and shapes", "overflow in a copied tensor", both(
         put("base/model.safetensors", layer__bias=("F32", (2,), floats(1, LARGEST))),
         lambda victim: victim.write_recipe(dtype="bfloat16", exclude=["layer.bias"])), "overflows bfloat16 at \\[1\\]"),
@@ -125,12 +135,13 @@ def described(name: str, message: str, code: int = 2, **keys: str) -> Attack:
 
 
 def swapped(victim: Victim) -> None:
-    """Each task's importance is the other's, as their own files say."""
-    from sta_kernels.checkpoint import open_checkpoint, sample_of
-
-    for shift, path, of in ((1, "model", "other"), (2, "other", "model")):
-        with open_checkpoint(victim.folder / of) as checkpoint:
-            sample = sample_of(checkpoint.read_values, {"layer.weight": 6, "layer.bias": 2})
+    """Each task's importance is the other's, as the files themselves say."""
+    for path, shift in (("model", 2), ("other", 1)):
+        table = {
+            name: np.frombuffer(data, "<f4") for name, (dtype, _, data) in weights(shift).items() if dtype == "F32"
+        }
+        sizes = {name: len(values) for name, values in table.items()}
+        sample = sample_of(sizes, lambda name, first, count, table=table: table[name][first : first + count])
         metadata(victim, {**KNOWN, "sta_kernels.model_sample": sample}, path)
 
 
@@ -142,6 +153,15 @@ def constant(*numbers: float) -> Callable[[Victim], None]:
     """An importance that is one number per tensor."""
     return put("model/importance.safetensors", layer__weight=("F32", (2, 3), floats(*numbers[:1] * 6)),
                layer__bias=("F32", (2,), floats(*numbers[1:] * 2)))  # fmt: skip
+
+
+def instead(one: str, other: str) -> Callable[[Victim], None]:
+    """A recipe that names another file."""
+
+    def plant(victim: Victim) -> None:
+        victim.recipe.write_text(victim.recipe.read_text().replace(one, other))
+
+    return plant
 
 
 DAMAGED = "damaged importance metadata"
@@ -158,10 +178,8 @@ IMPORTANCES = [
     described("a newer format", "importance format", importance="2"),
     importance("of the other task", "was made of", swapped),
     importance("of another model", "was not made of", of_a_stranger, 0),
-    importance("all zero", "importance is 0 everywhere", constant(0, 0), 0),
-    importance("constant", "importance is the same everywhere in each tensor", constant(3, 5), 0),
-    importance("the same for two models", "the same importance", lambda victim: victim.recipe.write_text(
-        victim.recipe.read_text().replace("other/importance", "model/importance")), 0),
-    importance("weights in its place", "are the weights of", lambda victim: victim.recipe.write_text(
-        victim.recipe.read_text().replace("model/importance.safetensors", "model/model.safetensors"))),
+    importance("all zero", "the same everywhere in each tensor", constant(0, 0), 0),
+    importance("constant", "the same everywhere in each tensor", constant(3, 5), 0),
+    importance("the same for two models", "the same importance", instead("other/importance", "model/importance"), 0),
+    importance("weights in its place", "are the weights of", instead("model/importance.", "model/model.")),
 ]  # fmt: skip
