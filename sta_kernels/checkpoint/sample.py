@@ -9,6 +9,7 @@ import numpy as np
 import xxhash
 
 from sta_kernels.checkpoint.names import plain_names
+from sta_kernels.checkpoint.positioned import byte_view
 
 TENSORS = 16
 ELEMENTS = 64
@@ -37,5 +38,5 @@ def sample_of(sizes: Mapping[str, int], read: ReadValues) -> str:
         values = read(name, (sizes[name] - count) // 2, count)
         text = plain[name].encode()
         state.update(len(text).to_bytes(8, "little") + text + sizes[name].to_bytes(8, "little"))
-        state.update(np.ascontiguousarray(values, "<f4"))
+        state.update(byte_view(np.ascontiguousarray(values, "<f4")))
     return state.hexdigest()

@@ -355,7 +355,7 @@ class _Merge:
         merged = (job for job in self._plan.jobs if job.action == "merge" and job.size > 1)
         ranked = {job.tasks[i] for job in merged for i, _ in enumerate(job.of_role("importance"))}
         return [
-            f"{name}: its importance is the same everywhere in each tensor, 0 or another number, so that it ranks nothing"
+            f"{name}: its importance is the same everywhere in each tensor, 0 or another number: it ranks nothing"
             for i, name in enumerate(self._plan.models)
             if i in ranked - varying
         ]

@@ -65,7 +65,7 @@ def twice(victim: Victim) -> None:
 PLAIN = "which is no plain file name in its own folder"
 
 INDICES = [
-    index("a shard outside its folder", PLAIN, lambda v, table: {**table, "layer.weight": "../other/model.safetensors"}),
+    index("a shard outside its folder", PLAIN, lambda v, table: {**table, "steps": "../other/model.safetensors"}),
     index("a shard by its absolute path", PLAIN, lambda v, table: {**table, "layer.weight": str(v.secret)}),
     index("a shard with backslashes", PLAIN, lambda v, table: {**table, "layer.weight": "..\\other\\x.safetensors"}),
     index("a shard on a drive", PLAIN, lambda v, table: {**table, "layer.weight": "C:x.safetensors"}),

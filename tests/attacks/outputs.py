@@ -106,6 +106,8 @@ OUTPUTS = [
     folder("a manifest that describes a file by its absolute path", NO_MANIFEST,
            manifest("verify", {**WHOLE, "files": {"SECRET": RECORD}})),
     folder("a manifest without sizes", NO_MANIFEST, manifest("verify", {**WHOLE, "files": {"a": {}}})),
-    folder("a manifest with a control character", NO_MANIFEST, manifest("verify", {**WHOLE, "files": {"\x1b[2J": RECORD}})),
-    folder("a manifest of files that are missing", "is missing", manifest("verify", {**WHOLE, "files": {"a": RECORD}}), 1),
+    folder("a manifest with a control character", NO_MANIFEST,
+           manifest("verify", {**WHOLE, "files": {"\x1b[2J": RECORD}})),
+    folder("a manifest of files that are missing", "is missing",
+           manifest("verify", {**WHOLE, "files": {"a": RECORD}}), 1),
 ]  # fmt: skip

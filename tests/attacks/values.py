@@ -11,7 +11,7 @@ from attacks.victim import Attack, Victim, floats, safetensors, weights
 from sta_kernels.checkpoint.sample import sample_of
 
 NAN, INF = float("nan"), float("inf")
-Table = dict[str, tuple[str, tuple[int, ...], bytes]]
+Tensor = tuple[str, tuple[int, ...], bytes]
 
 
 def put(path: str, **tensors: Tensor | None) -> Callable[[Victim], None]:
@@ -36,9 +36,7 @@ def put(path: str, **tensors: Tensor | None) -> Callable[[Victim], None]:
     return plant
 
 
-def value(
-    name: str, message: str, path: str, code: int = 2, **tensors: tuple[str, tuple[int, ...], bytes] | None
-) -> Attack:
+def value(name: str, message: str, path: str, code: int = 2, **tensors: Tensor | None) -> Attack:
     """A file with other tensors."""
     return Attack("values and shapes", name, put(path, **tensors), message, code)
 
@@ -78,7 +76,8 @@ VALUES = [
             layer__weight=("F32", (2, 3), floats(1, 2, 3, 4, 5, number)))
       for file, path in BAD.items() for what, number in (("nan", NAN), ("inf", INF), ("-inf", -INF))),
     Attack("values and shapes", "overflow of float16", everywhere("float16", 1, 1e5), "overflows float16 at \\[1\\]"),
-    Attack("values and shapes", "overflow of bfloat16", everywhere("bfloat16", 1, LARGEST), "overflows bfloat16 at \\[1\\]"),
+    Attack("values and shapes", "overflow of bfloat16", everywhere("bfloat16", 1, LARGEST),
+           "overflows bfloat16 at \\[1\\]"),
     Attack("values and shapes", "overflow of float32", both(
         put("model/model.safetensors", layer__bias=("F32", (2,), floats(0, LARGEST))), doubled),
         "overflows float32 at \\[1\\]"),
