@@ -70,7 +70,12 @@ class AdapterConfig:
         identity = Identity.of(file)
         if identity.size > MAX_HEADER:
             raise InputError(f"{file}: {identity.size} bytes are no configuration")
-        known = parse_json(file.read_bytes().strip(), file)
+        return cls.parse(file.read_bytes(), file, identity)
+
+    @classmethod
+    def parse(cls, text: bytes, file: Path, identity: Identity) -> AdapterConfig:
+        """Understand what such a file holds; raises InputError as :meth:`read`."""
+        known = parse_json(text.strip(), file)
         kind = known.get("peft_type")
         if kind != "LORA":
             raise InputError(f"{file}: peft_type: {kind!r}; only LORA adapters can be added to weights")

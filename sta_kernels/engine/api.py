@@ -122,7 +122,7 @@ def merge_checkpoints(
         )
         if dry_run:
             return replace(plan, notes=(*plan.notes, *outlook(folder, plan, overwrite)))
-        with making(folder), locked(folder):
+        with making(folder), locked(folder), plan.budget.admitted():
             finished = None if overwrite else finished_merge(folder, plan)
             if finished is not None:
                 return finished

@@ -74,7 +74,7 @@ def read_journal(path: Path) -> Records | None:
         return None
     try:
         with os.fdopen(fd, "rb") as stream:
-            return _parse(iter(lambda: stream.readline(_MAX_LINE), b""))
+            return parse_journal(iter(lambda: stream.readline(_MAX_LINE), b""))
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
 
@@ -100,7 +100,8 @@ def _index(value: Any) -> int:
     return value
 
 
-def _parse(lines: Iterable[bytes]) -> Records | None:
+def parse_journal(lines: Iterable[bytes]) -> Records | None:
+    """What the lines say, as far as they are whole and make sense; None where the first one does not."""
     records: Records | None = None
     for line in lines:
         if not line.endswith(b"\n"):

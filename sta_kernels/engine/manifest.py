@@ -96,9 +96,12 @@ def read_manifest(folder: Path) -> Manifest | None:
         InputError: it cannot be understood.
     """
     path = folder / MANIFEST_NAME
-    if not os.path.lexists(path):
-        return None
-    record = parse_json(_content(path).strip(), path)
+    return parse_manifest(_content(path), path) if os.path.lexists(path) else None
+
+
+def parse_manifest(text: bytes, path: Path) -> Manifest:
+    """Understand what such a file holds; raises InputError as :func:`read_manifest`."""
+    record = parse_json(text.strip(), path)
     if record.pop("format", None) != FORMAT:
         raise InputError(f"{path}: not a manifest that this version understands")
     if record.keys() != _KINDS.keys():
@@ -108,6 +111,12 @@ def read_manifest(folder: Path) -> Manifest | None:
             raise InputError(f"{path}: not a manifest; {name} is no {kind.__name__}")
         if kind is list:
             record[name] = tuple(record[name])
+    for placement in (record["served_by"], *record["served_before"]):
+        if not isinstance(placement, dict) or not all(isinstance(value, str) for value in placement.values()):
+            raise InputError(f"{path}: not a manifest; {placement!a} is no placement")
+    for tensor in record["tensors"]:
+        if not _is_counted(tensor):
+            raise InputError(f"{path}: not a manifest; tensors are described by what was counted in them")
     for name, file in record["files"].items():
         if not is_plain(name) or not _is_record(file):
             raise InputError(f"{path}: not a manifest; {name!a} is described as no file of this folder")
@@ -130,6 +139,16 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except (OSError, RunError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
+
+
+def _is_counted(tensor: Any) -> bool:
+    """A merged segment, its elements, and numbers per model or for all of them."""
+    if not isinstance(tensor, dict) or not {"name", "tensor", "elements"} <= tensor.keys():
+        return False
+    texts = (tensor["name"], tensor["tensor"])
+    counts = [value for key, value in tensor.items() if key not in ("name", "tensor")]
+    numbers = [each for value in counts for each in (value if isinstance(value, list) else [value])]
+    return all(isinstance(text, str) for text in texts) and all(type(number) is int for number in numbers)
 
 
 def _is_record(file: Any) -> bool:
