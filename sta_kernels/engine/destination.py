@@ -12,9 +12,8 @@ from sta_kernels.checkpoint.folder import split_reference
 from sta_kernels.engine.inputs import Inputs
 from sta_kernels.engine.jobs import Plan
 from sta_kernels.engine.journal import JOURNAL_NAME, Records, read_journal
-from sta_kernels.engine.lock import LOCK_NAME
 from sta_kernels.engine.manifest import Manifest, read_manifest
-from sta_kernels.engine.output import is_whole
+from sta_kernels.engine.output import is_own_rest, is_whole
 from sta_kernels.engine.verification import differing
 from sta_kernels.errors import InputError
 
@@ -78,7 +77,7 @@ def refusal(folder: Path, plan: Plan, records: Records | None) -> str | None:
         held = "holds a finished merge of another recipe, or of inputs that have changed"
     elif manifest is not None:
         held = "holds this merge, but its files have changed since; `sta-kernels verify` says which"
-    elif any(path.name != LOCK_NAME for path in folder.iterdir()):
+    elif any(not is_own_rest(path.name) for path in folder.iterdir()):
         held = "is not empty"
     else:
         return None

@@ -5,7 +5,7 @@
     python -m fuzz --keep                              # and add what was found to the committed corpus
 
 Starts from the committed corpus and the seeds. Anything but a refusal in words ends it: a crash, an input that takes
-longer than ten seconds, two gigabytes of memory, a sanitizer's report. The input is then left in ``--work``.
+longer than a hundred seconds (the machine may be busy), two gigabytes of memory, a sanitizer's report. The input is then left in ``--work``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from fuzz.packing import CORPUS, LONGEST, corpus, packed
 from fuzz.seeds import SEEDS, seeds
 
-_OPTIONS = (f"-max_len={LONGEST}", "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1", "-verbosity=1")
+_OPTIONS = (f"-max_len={LONGEST}", "-timeout=100", "-rss_limit_mb=2048", "-print_final_stats=1", "-verbosity=1")
 _EXECUTED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 _REACHED = re.compile(r"cov: (\d+) ft: (\d+)")
 _KEPT_BYTES = 40_000

@@ -80,6 +80,8 @@ def accepts(reader: Callable[[bytes], None], data: bytes) -> bool:
     try:
         reader(data)
     except InputError as error:
-        assert all(line.isprintable() for line in printable(str(error)).split("\n"))
-        return False
-    return True
+        said = printable(str(error))
+    else:
+        return True
+    assert all(map(str.isprintable, said.split("\n")))
+    return False

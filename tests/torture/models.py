@@ -28,7 +28,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """By name: keys of the recipe, and options of the command. ``--out-shard-size 3`` means a third of the result.
 
-What each goes through: statistics of importances and a flow into several files; order statistics bracketed by a sample; a
+What each goes through: ranges of importances and a flow into several files; order statistics bracketed by a sample; a
 flow of conversions and copies on one thread; sums over tensors, then a second pass; tiles in memory, for adapters are
 added while a model is read.
 """

@@ -22,7 +22,7 @@ _RETRIED = ("short", str(errno.EINTR))
 
 
 def calls_of(case: Case, shim: Path, log: Path) -> list[tuple[str, str, str]]:
-    """What an undisturbed merge asks of the system for its output, its inputs and its recipe: name, path, second path."""
+    """What an undisturbed merge asks of the system for its files: name, path, second path."""
     log.unlink(missing_ok=True)
     case.clear()
     ended = case.run(_environment(case, shim) | {"TORTURE_LOG": str(log)})
