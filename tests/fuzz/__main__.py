@@ -4,8 +4,9 @@
     python -m fuzz --runs 2000000 --only header        # so many executions of some
     python -m fuzz --keep                              # and add what was found to the committed corpus
 
-Starts from the committed corpus and the seeds. Anything but a refusal in words ends it: a crash, an input that takes
-longer than a hundred seconds (the machine may be busy), two gigabytes of memory, a sanitizer's report. The input is then left in ``--work``.
+Starts from the committed corpus and the seeds. Anything but a refusal in words ends it: a crash, an input that takes a
+hundred seconds (on a busy machine, a few are nothing), two gigabytes of memory, a sanitizer's report. The input is then
+left in ``--work``.
 """
 
 from __future__ import annotations
