@@ -11,12 +11,18 @@ BENCH_ARGS ?=
 # What `make test-mergekit` has installed.
 MERGEKIT_PYTHON ?= $(patsubst %mergekit-yaml,%python,$(wildcard $(MERGEKIT_VENV)/bin/mergekit-yaml))
 DEMO_ARGS ?=
+TORTURE_ARGS ?=
+FUZZ_ARGS ?=
+SANITIZE_ARGS ?=
+# Of each target of `make fuzz`, and the clang, one with libFuzzer, that compiles the core for it.
+SECONDS ?= 60
+CLANG ?= $(firstword $(notdir $(wildcard $(foreach v,clang++ clang++-19 clang++-18 clang++-16 clang++-14,/usr/bin/$(v)))))
 
 PYTHON_IN := $(VENV)/bin/python
 PYTEST := $(abspath $(VENV))/bin/pytest
 # What the package is built from; clang-format looks after that and the benchmarks' own program.
 NATIVE := $(shell find bindings -name '*.cpp' -o -name '*.h' -o -name '*.inl')
-FORMATTED := $(NATIVE) benchmarks/disk/floor.cpp
+FORMATTED := $(NATIVE) benchmarks/disk/floor.cpp tests/fuzz/core.cpp tests/torture/shim.c
 SOURCES := pyproject.toml setup.py MANIFEST.in $(NATIVE) $(shell find sta_kernels -name '*.py' -o -name py.typed -o -name '*.j2')
 
 # Tests and benchmarks run in their own folders, where `import sta_kernels` finds the installed package and nothing else.
@@ -48,6 +54,24 @@ test-gpu: $(VENV)/.with-test ## run the tests that need a GPU; without one, exit
 .PHONY: audit
 audit: $(VENV)/.with-test $(VENV)/.with-audit ## run the exhaustive tests that `make test` leaves out; takes minutes
 	cd tests && $(PYTEST) -m audit $(PYTEST_ARGS)
+
+.PHONY: attacks
+attacks: $(VENV)/.with-test ## run every attack of SECURITY.md, and keep what was observed for docs/reliability.md
+	cd tests && $(PYTEST) attacks --observations ../docs/reliability/attacks.json $(PYTEST_ARGS)
+
+.PHONY: torture
+torture: $(VENV)/.with-test ## kill, fill up and fail merges hundreds of times, and see each end in the same bits; takes a quarter of an hour
+	cd tests && $(abspath $(PYTHON_IN)) -m torture --record ../docs/reliability/torture.json $(TORTURE_ARGS)
+
+.PHONY: fuzz
+fuzz: $(VENV)/.with-test $(VENV)/.with-fuzz $(if $(CLANG),$(VENV)/fuzz/core) ## fuzz readers, and with a clang the core, for SECONDS each
+	cd tests && $(abspath $(PYTHON_IN)) -m fuzz --seconds $(SECONDS) --work $(abspath $(VENV))/fuzz/work \
+	  $(if $(CLANG),--core $(abspath $(VENV))/fuzz/core) --record ../docs/reliability/fuzz.json $(FUZZ_ARGS)
+
+.PHONY: sanitize
+sanitize: $(VENV)/.with-test $(VENV)/sanitize-address/.made $(VENV)/sanitize-thread/.made ## run the core's tests under ASan, UBSan and TSan
+	cd tests && $(abspath $(PYTHON_IN)) -m sanitize --address $(abspath $(VENV))/sanitize-address \
+	  --thread $(abspath $(VENV))/sanitize-thread --record ../docs/reliability/sanitizers.json $(SANITIZE_ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.with-bench ## time the kernels against their baselines; rows go to benchmarks/results
@@ -117,6 +141,25 @@ $(VENV)/.with-%: $(VENV)/.wheel
 	$(PYTHON_IN) -m pip install --force-reinstall --no-deps $(VENV)/wheels/*.whl
 	$(PYTHON_IN) -m pip install "$$(echo $(VENV)/wheels/*.whl)[$*]"
 	@touch $@
+
+# The package with a core that is watched while it runs. It is loaded into a Python that knows nothing of it, so the
+# sanitizer's own library is preloaded by whoever runs it.
+SANITIZE_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+SANITIZE_thread := -fsanitize=thread -fno-omit-frame-pointer
+
+$(VENV)/sanitize-%/.made: $(SOURCES) | $(VENV)/.made
+	rm -rf $(@D)
+	CFLAGS="$(SANITIZE_$*)" LDFLAGS="$(SANITIZE_$*)" $(PYTHON_IN) -m pip install --no-deps --no-compile --target $(@D)/lib .
+	@touch $@
+
+FUZZED := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+
+$(VENV)/fuzz/core: tests/fuzz/core.cpp $(NATIVE) | $(VENV)/.made
+	rm -rf $(VENV)/fuzz/lib
+	CC=$(CLANG) CXX=$(CLANG) CFLAGS="$(FUZZED) -fsanitize=fuzzer-no-link" LDSHARED="$(CLANG) -shared" \
+	  $(PYTHON_IN) -m pip install --no-deps --no-compile --target $(VENV)/fuzz/lib .
+	$(CLANG) -std=c++17 -O1 -g $(FUZZED) -fsanitize=fuzzer -Ibindings/include $< \
+	  $(VENV)/fuzz/lib/sta_kernels/kernels/libsta_core.so -Wl,-rpath,'$$ORIGIN/lib/sta_kernels/kernels' -o $@
 
 # mergekit has an environment of its own, so that what it asks for changes nothing here. Packages that it does not bring,
 # torch above all, are looked for in the first environment: gigabytes less to fetch.

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/methods.md from committed data and the registry, and from nothing else.
+"""Write the tables of README.md, docs/methods.md and docs/reliability.md from committed data and the registry alone.
 
     python -m scripts.readme_tables                    # write them
     python -m scripts.readme_tables --demo demo-out    # first take over what a run of `make demo` wrote
@@ -25,11 +25,13 @@ from benchmarks.disk import plot
 from benchmarks.summary import bar_table
 from benchmarks.tables import provenance
 from scripts.method_table import choice_table, method_table
+from scripts.reliability_tables import SECTIONS
 from sta_kernels.demo.table import render as demo_table
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 METHODS = ROOT / "docs" / "methods.md"
+RELIABILITY = ROOT / "docs" / "reliability.md"
 DEMO = ROOT / "docs" / "demo"
 RESULTS = "results.json"
 PICTURE = "selection_rate.png"
@@ -96,6 +98,13 @@ def written_methods(text: str) -> str:
     return filled(filled(text, "choice", choice_table()), "methods", method_table())
 
 
+def written_reliability(text: str) -> str:
+    """The page of reliability with what the runs counted."""
+    for name, section in SECTIONS.items():
+        text = filled(text, name, section())
+    return text
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the README, or check it."""
     parser = argparse.ArgumentParser(description="Write the README's tables from docs/demo and benchmarks/results.")
@@ -105,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.demo is not None:
         take_over(arguments.demo)
     stale = False
-    for document, write in ((README, written), (METHODS, written_methods)):
+    for document, write in ((README, written), (METHODS, written_methods), (RELIABILITY, written_reliability)):
         before = document.read_text(encoding="utf-8")
         after = write(before)
         if arguments.check and after != before:

@@ -1,15 +1,21 @@
 #include "dispatch.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace sta {
 namespace {
 
+constexpr int64_t kMostElements = INT64_MAX / 16;  // whose bytes can be counted, whatever their type
 constexpr int64_t kDefaultTile = 1024;
 constexpr int64_t kLargestTile = kChunk;
 constexpr int64_t kStreamingBytes = int64_t{32} << 20;  // outputs above this are not read again while in the caches
 
 const int32_t kItemsize[] = {4, 2, 2, 8};
 
-// Merges adjacent dimensions; false where a size is negative or the sizes do not multiply to n.
+// Merges adjacent dimensions; false where a size is negative or the sizes do not multiply to n, or where positions do
+// not fit 64 bits.
 bool coalesce(const int64_t* record, int64_t n, Layout* layout) {
   const int64_t ndim = record[0];
   if (ndim < 0 || ndim > STA_MAX_DIMS) return false;
@@ -17,10 +23,13 @@ bool coalesce(const int64_t* record, int64_t n, Layout* layout) {
   int64_t elements = 1;
   layout->ndim = 0;
   for (int64_t d = 0; d < ndim; ++d) {
-    if (shape[d] < 0 || __builtin_mul_overflow(elements, shape[d], &elements)) return false;
+    int64_t span;
+    if (shape[d] < 0 || __builtin_mul_overflow(elements, shape[d], &elements) ||
+        __builtin_mul_overflow(shape[d], strides[d], &span))
+      return false;
     if (shape[d] == 1) continue;
     const int last = layout->ndim - 1;
-    if (last >= 0 && layout->strides[last] == shape[d] * strides[d]) {
+    if (last >= 0 && elements && layout->strides[last] == span) {
       layout->shape[last] *= shape[d];
       layout->strides[last] = strides[d];
     } else {
@@ -32,9 +41,13 @@ bool coalesce(const int64_t* record, int64_t n, Layout* layout) {
 }
 
 #if defined(__x86_64__)
-bool runs_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+// Clang before 18 does not know this feature by its name.
+bool has_f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
+
+bool runs_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }
 
 bool runs_avx512() {
   return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -63,6 +76,7 @@ const KernelTable* kernels_for(int64_t isa) {
 }
 
 bool Operands::add(const sta_operand* operands, int64_t count) {
+  if (n_ < 0 || n_ > kMostElements) return false;
   for (int64_t i = 0; i < count; ++i) {
     const sta_operand& operand = operands[i];
     if (operand.dtype < STA_F32 || operand.dtype > STA_F64) return false;

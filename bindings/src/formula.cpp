@@ -15,6 +15,9 @@ OneFormula::OneFormula(int64_t n, const sta_formula* formula, const KernelTable&
   if (given.n_variant < entry.variant || given.n_shared < entry.shared || given.width < entry.width ||
       given.n_integers < entry.integers + entry.integers_per_model * given.n_models)
     return;
+  if ((entry.variant && !given.variant) || (entry.shared && !given.shared) || (entry.width && !given.per_model) ||
+      (given.n_integers && !given.integers) || given.offset < 0 || given.offset > INT64_MAX - n)
+    return;
   const int64_t n_operands = (given.has_base != 0) + given.n_models + given.n_importances;
   streams.reserve(n_operands);
   if (!given.operands || !streams.add(reinterpret_cast<const sta_operand*>(given.operands), n_operands)) return;
@@ -29,7 +32,7 @@ OneFormula::OneFormula(int64_t n, const sta_formula* formula, const KernelTable&
   call.width = given.width;
   call.integers = reinterpret_cast<const int64_t*>(given.integers);
   call.offset = given.offset;
-  valid = given.offset >= 0 && (!entry.accepts || entry.accepts(call));
+  valid = !entry.accepts || entry.accepts(call);
 }
 
 }  // namespace sta

@@ -102,8 +102,8 @@ int32_t sta_rank_gate(int64_t n, int64_t row, const sta_operand* base, const sta
                       const sta_operand* out, const sta_options* options) {
   return guarded([&]() -> int32_t {
     constexpr uint64_t kDraws = uint64_t{1} << 32;
-    if (n < 0 || row < 1 || static_cast<uint64_t>(row) >= kDraws || n % row || offset < 0 || low > high ||
-        high > kDraws || (low < high && high == kDraws) || !base || !model || !out)
+    if (n < 0 || row < 1 || static_cast<uint64_t>(row) >= kDraws || n % row || offset < 0 || offset > INT64_MAX - n ||
+        low > high || high > kDraws || (low < high && high == kDraws) || !base || !model || !out)
       return STA_INVALID;
     Run run;
     if (const int32_t status = run.set(options)) return status;

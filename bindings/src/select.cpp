@@ -272,7 +272,7 @@ int32_t sta_histogram(int64_t n, const sta_operand* importance, const sta_operan
     Run run;
     if (const int32_t status = run.set(options)) return status;
     const OneSource one(n, importance, theta, measure, formula, *run.kernels);
-    if (!one.valid || !counts || digit_bits < 1 || digit_bits > 16 || prefix_bits < 0 || prefix_bits + digit_bits > 32)
+    if (!one.valid || !counts || digit_bits < 1 || digit_bits > 16 || prefix_bits < 0 || prefix_bits > 32 - digit_bits)
       return STA_INVALID;
     const int free_bits = 32 - prefix_bits;
     const Window window{prefix_bits ? prefix << free_bits : 0, prefix_bits ? (1u << free_bits) - 1 : ~0u,
@@ -288,7 +288,9 @@ int32_t sta_collect(int64_t n, const sta_operand* importance, const sta_operand*
     Run run;
     if (const int32_t status = run.set(options)) return status;
     const OneSource one(n, importance, theta, measure, formula, *run.kernels);
-    if (!one.valid || !collector || collector->capacity < 0) return STA_INVALID;
+    if (!one.valid || !collector || collector->count < 0 || collector->count > collector->capacity ||
+        (collector->capacity && !collector->keys))
+      return STA_INVALID;
     run.threads = 1;
     const Window window{collector->start, collector->span, 0};
     const std::unique_ptr<uint32_t[]> room(new uint32_t[static_cast<size_t>(std::min(n, kChunk)) + 64]);

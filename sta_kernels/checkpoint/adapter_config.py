@@ -26,6 +26,9 @@ _REFUSED = {
     "use_bdlora": "block-diagonal factors are not read",
 }
 """Keys that change what the adapter means, and why they are refused where they are set."""
+_LARGEST = 2.0**63
+_MOST_CHARACTERS, _MOST_REPEATS, _MOST_GROUPS = 512, 2, 3
+"""Of a pattern of names, and of names that are held against one: each repetition may cost a factor of their length."""
 _INITIALISED_PLAINLY = (None, True, False, "true", "false", "gaussian", "eva", "orthogonal")
 """Other ways of initialising change the model's own weights, which its files do not show."""
 
@@ -67,7 +70,12 @@ class AdapterConfig:
         identity = Identity.of(file)
         if identity.size > MAX_HEADER:
             raise InputError(f"{file}: {identity.size} bytes are no configuration")
-        known = parse_json(file.read_bytes().strip(), file)
+        return cls.parse(file.read_bytes(), file, identity)
+
+    @classmethod
+    def parse(cls, text: bytes, file: Path, identity: Identity) -> AdapterConfig:
+        """Understand what such a file holds; raises InputError as :meth:`read`."""
+        known = parse_json(text.strip(), file)
         kind = known.get("peft_type")
         if kind != "LORA":
             raise InputError(f"{file}: peft_type: {kind!r}; only LORA adapters can be added to weights")
@@ -107,8 +115,22 @@ class AdapterConfig:
         return any(saved in name if "." in saved else saved in parts for saved in self.modules_to_save)
 
 
+def _may_never_end(pattern: str) -> bool:
+    """Whether a pattern could backtrack for ever; the file is somebody else's, and the engine has no time limit."""
+    plain = re.sub(r"\\.|\[\^?\]?[^]]*\]", "x", pattern.replace("(?:", "("))
+    return (
+        len(pattern) > _MOST_CHARACTERS
+        or re.search(r"\)[*+?{]|\(\?", plain) is not None
+        or len(re.findall(r"[*+?{]", plain)) > _MOST_REPEATS
+        or plain.count("(") > _MOST_GROUPS
+        or re.search(r"\\[1-9]", pattern) is not None
+    )
+
+
 def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     """As PEFT finds it: the first pattern that matches the end of the name from a dot on."""
+    if len(module) > _MOST_CHARACTERS:
+        return default
     found = (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module))
     return next(found, default)
 
@@ -119,9 +141,16 @@ def _number(known: Mapping[str, Any], key: str, file: Path, *, whole: bool = Fal
 
 def _checked(value: Any, key: str, file: Path, whole: bool) -> Any:
     fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    if not fits or not math.isfinite(value) or (whole and value < 1):
-        raise InputError(f"{file}: {key}: expected {'a whole number from 1' if whole else 'a number'}, not {value!r}")
+    if not fits or not abs(value) <= _LARGEST or (whole and value < 1):
+        raise InputError(
+            f"{file}: {key}: expected {'a whole number from 1' if whole else 'a number'}, not {_short(value)}"
+        )
     return value
+
+
+def _short(value: Any) -> str:
+    """A value in a message; an integer may have more digits than Python prints."""
+    return f"a number of {value.bit_length()} bits" if isinstance(value, int) and abs(value) > _LARGEST else repr(value)
 
 
 def _pattern(known: Mapping[str, Any], key: str, file: Path, *, whole: bool = False) -> dict[str, Any]:
@@ -129,8 +158,11 @@ def _pattern(known: Mapping[str, Any], key: str, file: Path, *, whole: bool = Fa
     if not isinstance(table, dict):
         raise InputError(f"{file}: {key}: expected patterns of names, not {table!r}")
     for pattern in table:
-        if re.search(r"\)[*+{]", pattern):  # may take for ever to match, and the file is somebody else's
-            raise InputError(f"{file}: {key}: {pattern!r} repeats a group, which no pattern of names needs")
+        if _may_never_end(pattern):
+            raise InputError(
+                f"{file}: {key}: {pattern[:80]!a} repeats or groups so much that it may never end, which no pattern of "
+                "names needs; merge the adapter with PEFT first"
+            )
         try:
             re.compile(pattern)
         except re.error as error:

@@ -121,13 +121,22 @@ def read_index(file: Path) -> Index:
         read_exact(fd, memoryview(text), 0, file)
     finally:
         os.close(fd)
-    weight_map = parse_json(bytes(text).strip(), file).get("weight_map")
+    return Index(file, identity, parse_index(bytes(text), file))
+
+
+def parse_index(text: bytes, file: Path) -> dict[str, str]:
+    """Which file holds which tensor, as an index says.
+
+    Raises:
+        InputError: not an index, or one that names anything but plain file names.
+    """
+    weight_map = parse_json(text.strip(), file).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{file}: weight_map must map tensor names to file names")
     for shard in weight_map.values():
-        if not isinstance(shard, str) or not _is_plain(shard):
+        if not isinstance(shard, str) or not is_plain(shard):
             raise InputError(f"{file}: weight_map names {shard!a}, which is no plain file name in its own folder")
-    return Index(file, identity, weight_map)
+    return weight_map
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -161,7 +170,7 @@ def _homes(folder: Path) -> Iterable[Path]:
         yield snapshots.parent / "blobs"
 
 
-def _is_plain(name: str) -> bool:
+def is_plain(name: str) -> bool:
     """A name with no path in it, printable, fit for every system."""
     return name.isprintable() and name not in ("", ".", "..") and not any(mark in name for mark in "/\\:")
 

@@ -30,6 +30,8 @@ class ImportanceMetadata:
         model_digest: of the fine-tuned model's float32 values (:func:`sta_kernels.checkpoint.digest.model_digest`).
         version: of the package that wrote it.
         statistics: range and mean per tensor, of the values as stored.
+        model_sample: of a few of the model's values (:func:`sta_kernels.checkpoint.sample.sample_of`); empty where the
+            file does not tell.
     """
 
     measure: str
@@ -37,6 +39,7 @@ class ImportanceMetadata:
     model_digest: str
     version: str
     statistics: Mapping[str, Summary] = field(default_factory=dict)
+    model_sample: str = ""
 
     def to_metadata(self) -> dict[str, str]:
         """Strings for ``__metadata__``; every float is written so that it reads back as itself."""
@@ -47,6 +50,7 @@ class ImportanceMetadata:
             _PREFIX + "measure": self.measure,
             _PREFIX + "samples": str(self.samples),
             _PREFIX + "model_digest": self.model_digest,
+            **({_PREFIX + "model_sample": self.model_sample} if self.model_sample else {}),
             _PREFIX + "version": self.version,
             _PREFIX + "statistics": json.dumps(table, separators=(",", ":"), ensure_ascii=False),
         }
@@ -83,6 +87,7 @@ class ImportanceMetadata:
                 metadata[_PREFIX + "model_digest"],
                 metadata[_PREFIX + "version"],
                 _statistics(metadata[_PREFIX + "statistics"]),
+                metadata.get(_PREFIX + "model_sample", ""),
             )
         except KeyError as error:
             raise InputError(f"{source}: importance metadata lacks {error}, or its shards disagree on it") from None

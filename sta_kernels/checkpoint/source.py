@@ -18,7 +18,17 @@ from sta_kernels.errors import InputError, RunError
 
 MAX_KEPT = 512
 """Most files that stay open between reads; further ones are opened for each read (systems allow 1,024 by default)."""
-_kept = threading.BoundedSemaphore(MAX_KEPT)
+_kept = threading.Semaphore(MAX_KEPT)
+
+
+def _start_over() -> None:
+    """In a forked child: a thread of its parent may have held the semaphore's lock, and does not live here."""
+    global _kept
+    _kept = threading.Semaphore(MAX_KEPT)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_over)
 
 
 @dataclass(frozen=True, slots=True)

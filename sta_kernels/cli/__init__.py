@@ -113,8 +113,17 @@ def _stopped(number: int, then: str = "") -> int:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"sta-kernels: {message}", file=sys.stderr)
+    print(f"sta-kernels: {printable(message)}", file=sys.stderr)
     return code
+
+
+def printable(text: str) -> str:
+    """Text fit for a terminal: names and values that somebody else chose may hold what clears it, or worse."""
+    lines = text.split("\n")
+    if all(map(str.isprintable, lines)):
+        return text
+    escaped = ("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
+    return "\n".join(escaped)
 
 
 @contextmanager
@@ -152,7 +161,7 @@ def _warnings() -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        print(f"sta-kernels: warning: {message}", file=sys.stderr)
+        print(f"sta-kernels: warning: {printable(str(message))}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.showwarning = show

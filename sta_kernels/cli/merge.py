@@ -84,7 +84,7 @@ def run(argv: Sequence[str]) -> int:
     if arguments.json and not arguments.dry_run:
         command.error("--json goes with --dry-run")
     mergekit_flags.check(arguments, command)
-    from sta_kernels.cli import render
+    from sta_kernels.cli import printable, render
     from sta_kernels.cli.progress import Progress
     from sta_kernels.engine import Plan, Profile, merge_checkpoints
     from sta_kernels.engine.profile import process_age
@@ -98,7 +98,7 @@ def run(argv: Sequence[str]) -> int:
     idle = tuple(mergekit_flags.notes(arguments))
     if not arguments.quiet:
         for note in idle if arguments.dry_run else (*idle, *recipe.notes):
-            print(f"sta-kernels: note: {note}", file=sys.stderr)
+            print(f"sta-kernels: note: {printable(note)}", file=sys.stderr)
     profile = Profile(time.perf_counter() - process_age()) if arguments.profile else None
     with Progress(arguments.quiet) as progress:
         result = merge_checkpoints(
@@ -117,10 +117,11 @@ def run(argv: Sequence[str]) -> int:
             profile=profile,
         )
     if isinstance(result, Plan):
-        print(json.dumps(result.to_json()) if arguments.json else render.plan(result.summary(), arguments.out))
+        text = json.dumps(result.to_json()) if arguments.json else render.plan(result.summary(), arguments.out)
+        print(printable(text))
     elif not arguments.quiet:
         names = [spec.name for spec in recipe.models]
-        print(render.result(result.summary(), names, arguments.out, time.monotonic() - started))
+        print(printable(render.result(result.summary(), names, arguments.out, time.monotonic() - started)))
     if profile is not None and profile.total:
         print(render.profile(profile), file=sys.stderr)
     return 0

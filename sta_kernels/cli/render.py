@@ -50,8 +50,8 @@ def result(summary: Mapping[str, Any], models: Sequence[str], out: str, seconds:
     """What a merge did, from ``Manifest.summary()``."""
     if summary["already_finished"]:
         return (
-            f"{out} already holds this merge, of the same recipe and inputs: nothing to do; its files have their "
-            f"sizes, and `sta-kernels verify {out}` reads them"
+            f"{out} already holds this merge, of the same recipe and inputs: nothing to do; every file was read, "
+            "and is as it was written"
         )
     elements = summary["elements_merged"]
     rows = [

@@ -24,11 +24,12 @@ def parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
     """Verify; 1 where something differs."""
     arguments = parser().parse_args(argv)
+    from sta_kernels.cli import printable
     from sta_kernels.engine import verify
 
     differences = verify(arguments.out)
     for difference in differences:
-        print(f"sta-kernels: {difference}", file=sys.stderr)
+        print(f"sta-kernels: {printable(difference)}", file=sys.stderr)
     if differences:
         return 1
     print(f"{arguments.out}: every file is as the merge wrote it")

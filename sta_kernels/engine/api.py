@@ -122,7 +122,7 @@ def merge_checkpoints(
         )
         if dry_run:
             return replace(plan, notes=(*plan.notes, *outlook(folder, plan, overwrite)))
-        with making(folder), locked(folder):
+        with making(folder), locked(folder), plan.budget.admitted():
             finished = None if overwrite else finished_merge(folder, plan)
             if finished is not None:
                 return finished
@@ -211,6 +211,7 @@ class _Merge:
             budget,
             self._profile,
             differing=records.differing if records else (),
+            varying=records.varying if records else (),
             allow_nonfinite=self._allow_nonfinite,
         )
         runs: list[JobRun] = []
@@ -253,7 +254,12 @@ class _Merge:
         self._inputs.check_unchanged()
         merged = [(run.job, run.counts) for run in runs if run.job.action == "merge"]
         tensors = tensor_records(method, merged, len(plan.models))
-        notes = (*plan.notes, *executor.warned, *self._equal_models(executor.differing))
+        notes = (
+            *plan.notes,
+            *executor.warned,
+            *self._equal_models(executor.differing),
+            *self._useless(executor.varying),
+        )
         if len(plan.models) > 1 and tensors and all(r.get("unrouted") == r["elements"] for r in tensors):
             notes += ("nothing was added: the result is the base; do two models share an importance?",)
         for note in notes[len(self._recipe.notes) :]:
@@ -348,6 +354,19 @@ class _Merge:
             f"{name}: equals the base in every merged tensor, so that it adds nothing"
             for i, name in enumerate(self._plan.models)
             if i not in differing | unread
+        ]
+
+    def _useless(self, varying: set[int]) -> list[str]:
+        """Models whose importance ranks nothing: most likely zeros that nobody filled."""
+        data = self._recipe.method.data
+        if data.signed or not data.elementwise:
+            return []
+        merged = (job for job in self._plan.jobs if job.action == "merge" and job.size > 1)
+        ranked = {job.tasks[i] for job in merged for i, _ in enumerate(job.of_role("importance"))}
+        return [
+            f"{name}: its importance is the same everywhere in each tensor, 0 or another number: it ranks nothing"
+            for i, name in enumerate(self._plan.models)
+            if i in ranked - varying
         ]
 
     def _publish(self, shards: Mapping[str, FileRecord]) -> dict[str, FileRecord]:

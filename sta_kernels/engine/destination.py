@@ -12,9 +12,9 @@ from sta_kernels.checkpoint.folder import split_reference
 from sta_kernels.engine.inputs import Inputs
 from sta_kernels.engine.jobs import Plan
 from sta_kernels.engine.journal import JOURNAL_NAME, Records, read_journal
-from sta_kernels.engine.lock import LOCK_NAME
 from sta_kernels.engine.manifest import Manifest, read_manifest
-from sta_kernels.engine.output import is_whole
+from sta_kernels.engine.output import is_own_rest, is_whole
+from sta_kernels.engine.verification import differing
 from sta_kernels.errors import InputError
 
 
@@ -50,9 +50,15 @@ def check_place(folder: Path, inputs: Inputs) -> None:
 
 
 def finished_merge(folder: Path, plan: Plan) -> Manifest | None:
-    """The manifest of this very merge, where it stands finished."""
+    """The manifest of this very merge, where it stands finished, every file as it was written: all are read.
+
+    Raises:
+        RunError: a file cannot be read.
+    """
     manifest = read_manifest(folder)
     if manifest is None or manifest.identity != plan.identity or not is_whole(folder, manifest.files):
+        return None
+    if differing(folder, manifest.files):
         return None
     records = read_journal(folder / JOURNAL_NAME)
     if records is not None and records.identity == plan.identity:  # killed between the manifest and the journal's end
@@ -70,8 +76,8 @@ def refusal(folder: Path, plan: Plan, records: Records | None) -> str | None:
     elif manifest is not None and manifest.identity != plan.identity:
         held = "holds a finished merge of another recipe, or of inputs that have changed"
     elif manifest is not None:
-        held = "holds this merge, but its files have changed since"
-    elif any(path.name != LOCK_NAME for path in folder.iterdir()):
+        held = "holds this merge, but its files have changed since; `sta-kernels verify` says which"
+    elif any(not is_own_rest(path.name) for path in folder.iterdir()):
         held = "is not empty"
     else:
         return None
@@ -90,7 +96,7 @@ def outlook(folder: Path, plan: Plan, overwrite: bool) -> Iterator[str]:
     elif not overwrite:
         manifest = read_manifest(folder)
         if manifest is not None and manifest.identity == plan.identity and is_whole(folder, manifest.files):
-            yield f"{folder}: holds this merge already; there is nothing to do"
+            yield f"{folder}: holds this merge already; there is nothing to do but to read it and compare its digests"
             return
         problem = refusal(folder, plan, records)
         if problem is not None:

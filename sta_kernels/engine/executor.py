@@ -33,6 +33,13 @@ from sta_kernels.methods.subjects import Importance, overflow_advice
 
 _IN_CACHE = 1 << 20
 """Bytes that are read at a time, to be digested before they leave a core's cache."""
+_BY_RANGE = ("F16", "BF16", "F32", "F64")
+_OVERFLOWS = {
+    "F16": ("float16", "write bfloat16 or float32 instead"),
+    "BF16": ("bfloat16", "lower the weights, or write float32"),
+    "F32": ("float32", "lower the weights"),
+    "F64": ("float32, in which all is computed,", "lower the weights"),
+}
 _COMPARED = 1 << 18
 """Bytes that are compared at a time, so that what the comparison allocates stays small."""
 
@@ -50,6 +57,7 @@ class Executor:
         budget: of the merge.
         profile: told how long what takes.
         differing: models known to differ from the base.
+        varying: models whose importance is known to rank something.
         allow_nonfinite: merge NaN and infinity.
     """
 
@@ -65,6 +73,7 @@ class Executor:
         profile: Profile,
         *,
         differing: Iterable[int],
+        varying: Iterable[int],
         allow_nonfinite: bool,
     ) -> None:
         self._method = method
@@ -78,6 +87,7 @@ class Executor:
         self._allow_nonfinite = allow_nonfinite
         self._lock = threading.Lock()
         self.differing = set(differing)
+        self.varying = set(varying)
         self.warned: dict[str, None] = {}
 
     def flows(self, job: Job) -> bool:
@@ -198,15 +208,15 @@ class Executor:
         )
 
     def _check_overflow(self, tile: Tile, out: Buffer) -> None:
-        """float16 alone has so narrow a range that finite operands overflow it in practice."""
-        if out.dtype == DType.F16 and not self._allow_nonfinite:
+        """Finite operands may overflow what is written, float16 soonest of all."""
+        if not self._allow_nonfinite:
             found = self._backend.first_nonfinite([out])
             if found is not None:
                 raise self._overflow(tile, found[1])
 
     def _check_conversion(self, tile: Tile, source: Buffer, out: Buffer) -> None:
-        """What is copied may hold infinities, but none that float16 makes of a finite value."""
-        if out.dtype != DType.F16 or self._allow_nonfinite or self._backend.first_nonfinite([out]) is None:
+        """What is copied may hold infinities, but none that a narrower type makes of a finite value."""
+        if not self._may_overflow(tile.job) or self._backend.first_nonfinite([out]) is None:
             return
         for start in range(0, tile.stop - tile.start, _COMPARED):
             stop = min(start + _COMPARED, tile.stop - tile.start)
@@ -219,7 +229,13 @@ class Executor:
 
     def _overflow(self, tile: Tile, index: int) -> InputError:
         where = tile.position(index)
-        return InputError(f"{tile.job.tensor!r} overflows float16 at {where}; write bfloat16 or float32 instead")
+        dtype, advice = _OVERFLOWS[tile.job.dtype]
+        return InputError(f"{tile.job.tensor!r} overflows {dtype} at {where}; {advice}")
+
+    def _may_overflow(self, job: Job) -> bool:
+        """Whether what is copied could be finite in its own type, and is not in the one that is written."""
+        narrower = _BY_RANGE.index(job.dtype) < _BY_RANGE.index(job.operands[0].dtype)
+        return narrower and not self._allow_nonfinite
 
     def _importance_ranges(self, run: JobRun, tile: Tile, backend: Backend) -> np.ndarray[Any, Any]:
         """Ranges of the importances of which something is to be checked, task by task."""
@@ -238,6 +254,8 @@ class Executor:
         for task, (low, high) in zip(run.checked_tasks, ends, strict=True):
             if task in run.unsigned:
                 self._check_sign(importances[task], float(low))
+            if low < high:
+                self._note_variation(run.job.tasks[task])
             if task in run.claims:
                 run.claims[task][1].add(low, high)
         if not run.claims:
@@ -278,6 +296,8 @@ class Executor:
             raise InputError(f"{self._inputs.label(operand.input)}: {job.tensor!r}: {overflow_advice(subject)}")
         if isinstance(statistic, Range) and isinstance(subject, Importance) and subject.measure == "lp":
             self._check_sign(job.of_role("importance")[subject.task], result[0])
+            if result[0] < result[1]:
+                self._note_variation(job.tasks[subject.task])
 
     def _check_sign(self, operand: Operand, lowest: float) -> None:
         """Sums of absolute values and squares have no sign: what has one is another file, most likely a model."""
@@ -302,6 +322,13 @@ class Executor:
             if model not in self.differing:
                 self.differing.add(model)
                 self._journal.differs(model)
+
+    def _note_variation(self, model: int) -> None:
+        if model not in self.varying:
+            with self._lock:
+                if model not in self.varying:
+                    self.varying.add(model)
+                    self._journal.varies(model)
 
     def _compare(self, tile: Tile) -> None:
         first, *others = tile.job.operands

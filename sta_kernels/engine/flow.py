@@ -20,7 +20,7 @@ from sta_kernels.engine.executor import Executor
 from sta_kernels.engine.flowing import flows
 from sta_kernels.engine.jobs import Job, Operand
 from sta_kernels.engine.memory import Arena
-from sta_kernels.engine.runs import JobRun, Reading, tile_units
+from sta_kernels.engine.runs import JobRun, Reading, tile_units, tiles
 from sta_kernels.engine.tile import Tile
 from sta_kernels.kernels.backend import LEAF, Backend
 from sta_kernels.kernels.buffers import Buffer
@@ -122,6 +122,8 @@ class FlowExecutor(Executor):
             fd, digest = self._shards.descriptor(job.shard), self._digest_of(job.shard)
             out = Channel(fd, first, last, job.out_unit, noted.out, digest, BLOCK)
             report = self._run(recorder, count, noted.slice, job, operands, reads, out, "merge")
+            if report.problem == NONFINITE and job.action == "convert":  # an infinity of its own may stay
+                return self._finish_held(run, start, stop, arena)
             if report.problem == NONFINITE:
                 self._refuse(report, noted, run)
         with self._profile.timing("digest"):
@@ -135,6 +137,15 @@ class FlowExecutor(Executor):
             self._check_importances(run, noted.ends, count)
         self._note_tile(run, start, stop, noted.counts)
         return sum(count * job.unit(operand) for operand in operands)
+
+    def _finish_held(self, run: JobRun, start: int, stop: int, arena: Arena) -> int:
+        """Write a tile by pieces that are held in memory, where more can be asked of each."""
+        job, done = run.job, 0
+        step = tile_units(job, run.operands, job.out_unit, min(self._budget.tile, self._budget.arena))
+        for first, last in tiles([(start, stop)], step):
+            arena.reset()
+            done += super().finish(run, first, last, arena)
+        return done
 
     def _slices(
         self, job: Job, operands: Sequence[Operand], out_unit: int, start: int, stop: int, arena: Arena
@@ -198,6 +209,8 @@ class FlowExecutor(Executor):
         out = Buffer(address, KERNEL_DTYPES[job.dtype], tile.shape, None, arena)
         if job.action == "convert":
             convert(recorder, tile.buffer(job.operands[0]), out)
+            if self._may_overflow(job):
+                recorder.check_finite([out])
             return _Noted(tile, slice_, address, -1, {}, nothing(0), np.zeros(0, np.int64))
         return self._note_merge(run, tile, slice_, out, recorder)
 
@@ -222,7 +235,7 @@ class FlowExecutor(Executor):
         self._method.apply(
             recorder, operands, run.results, job.settings, place=job.place, out=out, counts=counts, threads=1
         )
-        if job.dtype == "F16" and not self._allow_nonfinite:
+        if not self._allow_nonfinite:
             recorder.check_finite([out])
         return _Noted(tile, slice_, out.address, finite, differs, ends, counts)
 

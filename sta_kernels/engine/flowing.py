@@ -19,8 +19,6 @@ def flows(job: Job, method: Method, inputs: Inputs) -> bool:
     """Whether a job's tiles need not be in memory as a whole: elementwise, from plain files."""
     if job.action not in ("merge", "copy", "convert") or job.masks or job.whole(method):
         return False
-    if job.action == "convert" and job.dtype == "F16":  # whether values overflow is told from whole tiles
-        return False
     return all(
         operand.shape is None and inputs.checkpoints[operand.input].flat(operand.name) is not None
         for operand in job.distinct

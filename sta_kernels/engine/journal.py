@@ -1,12 +1,14 @@
 """What an unfinished merge has written so far, one line of JSON per fact, appended as it becomes true.
 
-The journal is not synced: what it claims is checked, by digest, before it is believed.
+The journal is not synced before files take their final names: what it claims is checked, by digest, before it is
+believed. From then on it is what tells these files from somebody else's, so it must survive a power cut as they do.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,9 @@ from typing import Any
 from sta_kernels.errors import RunError
 
 JOURNAL_NAME = ".sta-kernels.journal"
+# A link that waits under the journal's name would have another file cut to nothing; a pipe would never be opened.
+_SAFELY = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_MAX_LINE = 64 << 20
 
 
 @dataclass
@@ -26,6 +31,7 @@ class Records:
         blocks: per shard, digests of finished blocks.
         tiles: per job, finished ranges and what the method counted in them: (start, stop, counts).
         differing: models that were seen to differ from the base.
+        varying: models whose importance was seen to hold more than one value in a tensor.
         served: by which devices and kernels the runs were, in order.
         publishing: the files began to take their final names.
         length: bytes of the journal up to where it is whole.
@@ -35,6 +41,7 @@ class Records:
     blocks: dict[int, dict[int, bytes]] = field(default_factory=dict)
     tiles: dict[int, list[tuple[int, int, tuple[int, ...]]]] = field(default_factory=dict)
     differing: set[int] = field(default_factory=set)
+    varying: set[int] = field(default_factory=set)
     served: list[dict[str, str]] = field(default_factory=list)
     publishing: bool = False
     length: int = 0
@@ -43,15 +50,18 @@ class Records:
         if "blocks" in record:
             shard, first, digests = record["blocks"]
             raw = bytes.fromhex(digests)
-            known = self.blocks.setdefault(shard, {})
-            known.update((first + i // 16, raw[i : i + 16]) for i in range(0, len(raw), 16))
+            known = self.blocks.setdefault(_index(shard), {})
+            known.update((_index(first) + i // 16, raw[i : i + 16]) for i in range(0, len(raw), 16))
         elif "tile" in record:
             job, start, stop, counts = record["tile"]
-            self.tiles.setdefault(job, []).append((start, stop, tuple(counts)))
+            tile = (_index(start), _index(stop), tuple(map(_index, counts)))
+            self.tiles.setdefault(_index(job), []).append(tile)
         elif "differs" in record:
-            self.differing.add(record["differs"])
+            self.differing.add(_index(record["differs"]))
+        elif "varies" in record:
+            self.varying.add(_index(record["varies"]))
         elif "served" in record:
-            self.served.append(record["served"])
+            self.served.append({str(key): str(value) for key, value in record["served"].items()})
         elif "publishing" in record:
             self.publishing = True
 
@@ -59,15 +69,39 @@ class Records:
 def read_journal(path: Path) -> Records | None:
     """Read as far as the lines are whole; None where there is no journal, or not even its first line."""
     try:
-        with path.open("rb") as stream:
-            return _parse(stream)
+        fd = _open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
+    try:
+        with os.fdopen(fd, "rb") as stream:
+            return parse_journal(iter(lambda: stream.readline(_MAX_LINE), b""))
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _parse(lines: Iterable[bytes]) -> Records | None:
+def _open(path: Path, flags: int) -> int:
+    """Open the journal, and nothing that stands under its name instead."""
+    try:
+        fd = os.open(path, flags | _SAFELY, 0o644)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise RunError(f"{path}: cannot be opened: {error.strerror or error}") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise RunError(f"{path}: not a regular file; remove it")
+    return fd
+
+
+def _index(value: Any) -> int:
+    """A number that counts something."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} counts nothing")
+    return value
+
+
+def parse_journal(lines: Iterable[bytes]) -> Records | None:
+    """What the lines say, as far as they are whole and make sense; None where the first one does not."""
     records: Records | None = None
     for line in lines:
         if not line.endswith(b"\n"):
@@ -75,10 +109,10 @@ def _parse(lines: Iterable[bytes]) -> Records | None:
         try:
             record = json.loads(line)
             if records is None:
-                records = Records(record["identity"])
+                records = Records(str(record["identity"]))
             else:
                 records._take(record)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             break
         records.length += len(line)
     return records
@@ -96,7 +130,7 @@ class Journal:
     def __init__(self, path: Path, identity: str, *, keep: int = 0) -> None:
         self._path = path
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o644)
+            self._fd = _open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.ftruncate(self._fd, keep)
         except OSError as error:
             raise RunError(f"{path}: cannot be opened: {error.strerror or error}") from error
@@ -115,13 +149,25 @@ class Journal:
         """A model is not the base."""
         self._append({"differs": model})
 
+    def varies(self, model: int) -> None:
+        """A model's importance ranks something."""
+        self._append({"varies": model})
+
     def served(self, placement: Mapping[str, str]) -> None:
         """Where this run's kernels are."""
         self._append({"served": placement})
 
     def publishing(self) -> None:
-        """All blocks are written; final names follow."""
+        """All blocks are written and synced; final names follow.
+
+        Raises:
+            RunError: the device failed.
+        """
         self._append({"publishing": True})
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise RunError(f"{self._path}: cannot be synced: {error.strerror or error}") from error
 
     def close(self, *, remove: bool) -> None:
         """Close, and remove where the merge is finished."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from sta_kernels.errors import InputError, RunError
 
 LOCK_NAME = ".sta-kernels.lock"
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 def _try_lock(fd: int) -> bool:
@@ -38,16 +39,20 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         InputError: another merge holds it.
-        RunError: the lock file cannot be made.
+        RunError: the lock file cannot be made, or locked.
     """
     path = folder / LOCK_NAME
     while True:
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+            fd = os.open(path, _FLAGS | getattr(os, "O_NONBLOCK", 0), 0o644)
         except OSError as error:
             raise RunError(f"{path}: cannot be opened: {error.strerror or error}") from error
         try:
-            if not _try_lock(fd):
+            try:
+                free = _try_lock(fd)
+            except OSError as error:  # a file system without locks
+                raise RunError(f"{path}: cannot be locked: {error.strerror or error}") from error
+            if not free:
                 raise InputError(f"{folder}: another merge is writing there; wait for it, or choose another folder")
             # The holder before may have removed the file between our opening and our locking of it.
             if _same_file(fd, path):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sta_kernels.checkpoint.folder import is_plain
+from sta_kernels.checkpoint.header import MAX_HEADER, parse_json
+from sta_kernels.checkpoint.source import Identity
 from sta_kernels.engine.jobs import Job
 from sta_kernels.engine.output import MANIFEST_NAME
-from sta_kernels.errors import InputError
+from sta_kernels.errors import InputError, RunError
 from sta_kernels.methods.base import Method
 
 FORMAT = 3
@@ -92,20 +96,69 @@ def read_manifest(folder: Path) -> Manifest | None:
         InputError: it cannot be understood.
     """
     path = folder / MANIFEST_NAME
-    try:
-        record = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
+    return parse_manifest(_content(path), path) if os.path.lexists(path) else None
+
+
+def parse_manifest(text: bytes, path: Path) -> Manifest:
+    """Understand what such a file holds; raises InputError as :func:`read_manifest`."""
+    record = parse_json(text.strip(), path)
+    if record.pop("format", None) != FORMAT:
         raise InputError(f"{path}: not a manifest that this version understands")
-    names = {entry.name for entry in fields(Manifest)} - {"already_finished", "kept_bytes"}
-    if record.keys() != names:
-        raise InputError(f"{path}: not a manifest; expected the keys {', '.join(sorted(names))}")
-    for name in ("served_before", "inputs", "tensors", "copied", "notes"):
-        record[name] = tuple(record[name])
+    if record.keys() != _KINDS.keys():
+        raise InputError(f"{path}: not a manifest; expected the keys {', '.join(sorted(_KINDS))}")
+    for name, kind in _KINDS.items():
+        if not isinstance(record[name], kind):
+            raise InputError(f"{path}: not a manifest; {name} is no {kind.__name__}")
+        if kind is list:
+            record[name] = tuple(record[name])
+    for placement in (record["served_by"], *record["served_before"]):
+        if not isinstance(placement, dict) or not all(isinstance(value, str) for value in placement.values()):
+            raise InputError(f"{path}: not a manifest; {placement!a} is no placement")
+    for tensor in record["tensors"]:
+        if not _is_counted(tensor):
+            raise InputError(f"{path}: not a manifest; tensors are described by what was counted in them")
+    for name, file in record["files"].items():
+        if not is_plain(name) or not _is_record(file):
+            raise InputError(f"{path}: not a manifest; {name!a} is described as no file of this folder")
     return Manifest(**record)
+
+
+_KINDS = {
+    **dict.fromkeys(("version", "identity", "method", "tier", "recipe"), str),
+    **dict.fromkeys(("served_by", "files"), dict),
+    **dict.fromkeys(("served_before", "inputs", "tensors", "copied", "notes"), list),
+}
+
+
+def _content(path: Path) -> bytes:
+    """Of a manifest, which is a regular file of its own folder."""
+    try:
+        size = Identity.of(path).size
+        if path.is_symlink() or size > MAX_HEADER:
+            raise InputError(f"{path}: not a manifest that a merge wrote here")
+        return path.read_bytes()
+    except (OSError, RunError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+
+
+def _is_counted(tensor: Any) -> bool:
+    """A merged segment, its elements, and numbers per model or for all of them."""
+    if not isinstance(tensor, dict) or not {"name", "tensor", "elements"} <= tensor.keys():
+        return False
+    texts = (tensor["name"], tensor["tensor"])
+    counts = [value for key, value in tensor.items() if key not in ("name", "tensor")]
+    numbers = [each for value in counts for each in (value if isinstance(value, list) else [value])]
+    return all(isinstance(text, str) for text in texts) and all(type(number) is int for number in numbers)
+
+
+def _is_record(file: Any) -> bool:
+    """Size and digest, and of weights those of their regions."""
+    regions = file.get("regions", []) if isinstance(file, dict) else None
+    return (
+        isinstance(regions, list)
+        and type(file.get("size")) is int
+        and all(isinstance(text, str) for text in (file.get("digest"), *regions))
+    )
 
 
 def tensor_records(

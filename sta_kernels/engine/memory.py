@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from sta_kernels.engine.admission import ADMISSION
 from sta_kernels.errors import InputError
 
 LEAST = 192_000_000
@@ -127,7 +128,7 @@ class Budget:
 
     Attributes:
         limit: anonymous bytes of the whole process.
-        baseline: held before the first buffer.
+        baseline: held before the first buffer, but for what other merges in this process hold.
         threads: workers.
         tile: bytes of a tile's operands and output, unless one needs more.
         arena: bytes of each worker's buffers.
@@ -151,6 +152,10 @@ class Budget:
     def spare(self) -> int:
         """Bytes below the limit that nothing is meant for."""
         return max(self.limit - self.peak, 0)
+
+    def admitted(self) -> contextlib.AbstractContextManager[None]:
+        """A context in which this much may be held; entering it waits for other merges of this process to end."""
+        return ADMISSION.admitted(self.baseline, self.peak - self.baseline, self.limit)
 
     @classmethod
     def plan(
@@ -181,7 +186,7 @@ class Budget:
             InputError: less than the least limit, or than this process holds already; a device that is full.
         """
         sizes = SIZES[kind]
-        baseline = anonymous_bytes()
+        baseline = ADMISSION.baseline(anonymous_bytes())
         reserve = sizes.reserve + workspace
         least = reserve + sizes.in_main_memory * max(sizes.least, page_align(whole_bytes))
         if max_memory is None:

@@ -17,7 +17,8 @@ from sta_kernels.checkpoint.writer import temporary_name
 from sta_kernels.engine.blocks import BlockDigests
 from sta_kernels.engine.config_edit import Edits
 from sta_kernels.engine.jobs import Job, Plan
-from sta_kernels.engine.journal import Journal, Records
+from sta_kernels.engine.journal import JOURNAL_NAME, Journal, Records
+from sta_kernels.engine.lock import LOCK_NAME
 from sta_kernels.engine.memory import PAGE, Arena
 from sta_kernels.engine.runs import Checks
 from sta_kernels.engine.scheduler import run_activities
@@ -27,6 +28,7 @@ RECIPE_NAME = "recipe.yaml"
 CARD_NAME = "README.md"
 OWN_NAMES = frozenset((MANIFEST_NAME, RECIPE_NAME, CARD_NAME))
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+_PARTIAL_WEIGHTS = re.compile(rf"\.({_WEIGHTS.pattern})\.partial")
 _CHUNK = 1 << 20
 FileRecord = dict[str, Any]
 
@@ -215,6 +217,11 @@ def remove_stale(folder: Path, keep: Iterable[str]) -> None:
     for path in folder.iterdir():
         if _WEIGHTS.fullmatch(path.name) and path.name not in kept:
             path.unlink()
+
+
+def is_own_rest(name: str) -> bool:
+    """Whether a file is what a merge leaves whose journal does not even say whose it is: of no use to anybody."""
+    return name in (LOCK_NAME, JOURNAL_NAME) or _PARTIAL_WEIGHTS.fullmatch(name) is not None
 
 
 def remove_partials(folder: Path, names: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ from sta_kernels.engine.groups import plan_groups
 from sta_kernels.engine.inputs import Inputs
 from sta_kernels.engine.jobs import Job, Operand, Plan
 from sta_kernels.engine.memory import Budget
+from sta_kernels.engine.origins import strangers
 from sta_kernels.engine.regions import Region, regions
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.native_flow import can_flow
@@ -130,7 +131,7 @@ def make_plan(
         edits=edits,
         placement=placement,
         budget=budget,
-        notes=tuple(dict.fromkeys((*recipe.notes, *_notes(planners), *edits.notes(side_files)))),
+        notes=tuple(dict.fromkeys((*recipe.notes, *strangers(inputs), *_notes(planners), *edits.notes(side_files)))),
         tier=max(tiers | {method.tier}),
         bytes_read=sum(job.bytes_read for job in placed) + shared + alone,
         bytes_shared=shared,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,16 @@ def verify(out: str | os.PathLike[str]) -> list[str]:
         raise InputError(f"{folder}: holds an unfinished merge; run the merge again, it continues where it stopped")
     if manifest is None:
         raise InputError(f"{folder}: holds no finished merge: {MANIFEST_NAME} is missing")
-    differences = []
-    for name, record in manifest.files.items():
-        differences += _differences(folder / name, record)
+    differences = differing(folder, manifest.files)
     for path in sorted(folder.glob("*.safetensors")):
         if path.name not in manifest.files:
             differences.append(f"{path}: is not part of the merge")
     return differences
+
+
+def differing(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One line per file of a manifest that is not as it was written; reads them all."""
+    return [line for name, record in files.items() for line in _differences(folder / name, record)]
 
 
 def _differences(path: Path, record: Any) -> list[str]:

@@ -14,6 +14,8 @@ from sta_kernels.errors import InputError
 from sta_kernels.recipe.document import Node
 
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+_LONGEST = 255
+"""Of a hub id: file systems have no longer names."""
 _REVISION = re.compile(r"[\w][\w./-]*")
 
 
@@ -40,7 +42,7 @@ def locate_model(node: Node) -> str:
     if "+" in reference:
         return _locate_pair(node, reference)
     name, _, revision = reference.partition("@")
-    if _HUB_ID.fullmatch(name) and (not revision or _is_revision(revision)):
+    if len(reference) < _LONGEST and _HUB_ID.fullmatch(name) and (not revision or _is_revision(revision)):
         snapshot = _snapshot(name, revision or "main")
         if snapshot is not None:
             return str(snapshot)
@@ -49,7 +51,8 @@ def locate_model(node: Node) -> str:
             f"{reference!r} is neither a file or folder under {os.getcwd()} nor a hub id in the local cache "
             f"{hub_cache()}{advice}"
         )
-    node.fail(f"{reference!r}: no such file or folder (relative paths start at {os.getcwd()})")
+    shown = reference if len(reference) < _LONGEST else f"{reference[:_LONGEST]}…"
+    node.fail(f"{shown!r}: no such file or folder (relative paths start at {os.getcwd()})")
 
 
 def _locate_pair(node: Node, reference: str) -> str:

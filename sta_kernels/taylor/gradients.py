@@ -21,7 +21,7 @@ from sta_kernels.methods.statistics import Summary
 from sta_kernels.taylor.arithmetic import dense
 from sta_kernels.taylor.passes import BackwardPasses
 from sta_kernels.taylor.pending import PendingGradients
-from sta_kernels.taylor.result import Importance, digest_of
+from sta_kernels.taylor.result import Importance, origin_of
 from sta_kernels.taylor.sharded import is_sharded, local, problem, reduced, zeros
 
 _Sums = TypeVar("_Sums", bound="GradientSums")
@@ -190,7 +190,7 @@ class GradientSums(ABC):
             {name: summaries[item] for name, item in watched.items()},
             measure=self.measure,
             samples=self.samples,
-            model_digest=digest_of({name: item.param for name, item in watched.items()}),
+            **origin_of({name: item.param for name, item in watched.items()}),
         )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sta_kernels.errors import InputError, warn_caller
 from sta_kernels.taylor.arithmetic import summarise
 from sta_kernels.taylor.gradients import restore_modes
-from sta_kernels.taylor.result import Importance, digest_of
+from sta_kernels.taylor.result import Importance, origin_of
 from sta_kernels.taylor.sharded import is_sharded
 
 GRAM_DTYPES = (torch.float32, torch.float64)
@@ -181,5 +181,5 @@ def _finish(watched: dict[str, _Inputs]) -> Importance:
         {name: statistics[id(watched[name])] for name in tensors},
         measure="gram",
         samples=max((watched[name].rows for name in tensors), default=0),
-        model_digest=digest_of({name: watched[name].weight for name in tensors}),
+        **origin_of({name: watched[name].weight for name in tensors}),
     )

@@ -17,6 +17,7 @@ from sta_kernels.checkpoint.entry import code_of
 from sta_kernels.checkpoint.folder import INDEX_SUFFIX, TORCH_SUFFIXES
 from sta_kernels.checkpoint.importance import ImportanceMetadata
 from sta_kernels.checkpoint.layout import plan_shards
+from sta_kernels.checkpoint.sample import sample_of
 from sta_kernels.checkpoint.writer import ShardWriter, atomic_write
 from sta_kernels.errors import InputError, RunError
 from sta_kernels.kernels.buffers import Buffer, torch_dtype
@@ -35,6 +36,7 @@ class Importance(Mapping[str, Tensor]):
         statistics: minimum, maximum and mean per name, of the values as they stand here.
         model_digest: of the float32 values of the same parameters of the model, by name; a file of that model in any
             dtype that holds them exactly has the same.
+        model_sample: of a few of these values, by which a merge tells whether it was given the model's own importance.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class Importance(Mapping[str, Tensor]):
         measure: str,
         samples: int,
         model_digest: str,
+        model_sample: str = "",
     ) -> None:
         self._tensors = dict(tensors)
         self.statistics = dict(statistics)
         self.measure = measure
         self.samples = samples
         self.model_digest = model_digest
+        self.model_sample = model_sample
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -90,7 +94,9 @@ class Importance(Mapping[str, Tensor]):
         if shard_size is not None and shard_size < 1:
             raise InputError(f"shard_size: at least 1 byte, not {shard_size}")
         folder, stem = _destination(Path(path))
-        metadata = ImportanceMetadata(self.measure, self.samples, self.model_digest, __version__, self.statistics)
+        metadata = ImportanceMetadata(
+            self.measure, self.samples, self.model_digest, __version__, self.statistics, self.model_sample
+        )
         entries = [(name, code_of(torch_dtype(tensor.dtype)), tuple(tensor.shape)) for name, tensor in self.items()]
         shard_bytes = shard_size or max(sum(tensor.nbytes for tensor in self.values()), 1)
         layout = plan_shards(entries, shard_bytes, metadata.to_metadata(), stem=stem)
@@ -134,9 +140,15 @@ def _destination(path: Path) -> tuple[Path, str]:
     return path, "importance"
 
 
-def digest_of(parameters: Mapping[str, Tensor]) -> str:
-    """Digest of the float32 values of parameters, by name."""
-    return model_digest((name, _float32_pieces(param)) for name, param in parameters.items())
+def origin_of(parameters: Mapping[str, Tensor]) -> dict[str, str]:
+    """Digest of the float32 values of parameters, by name, and of a few of them: what is known of a model."""
+
+    def read(name: str, first: int, count: int) -> np.ndarray[Any, Any]:
+        return whole(parameters[name]).reshape(-1)[first : first + count].to("cpu", torch.float32).numpy()
+
+    sizes = {name: param.numel() for name, param in parameters.items()}
+    digest = model_digest((name, _float32_pieces(param)) for name, param in parameters.items())
+    return {"model_digest": digest, "model_sample": sample_of(sizes, read)}
 
 
 def _float32_pieces(tensor: Tensor) -> Iterator[np.ndarray[Any, Any]]:

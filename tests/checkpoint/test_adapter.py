@@ -284,7 +284,7 @@ def without(end: str) -> Callable[[Pair], None]:
         (key("lora_alpha", None), r"lora_alpha: expected a number, not None"),
         (key("rank_pattern", {"q": "2"}), r"rank_pattern\.q: expected a whole number from 1, not '2'"),
         (key("rank_pattern", {"(": 2}), r"rank_pattern: '\(' is no pattern"),
-        (key("alpha_pattern", {"(q+)+": 2}), r"alpha_pattern: '\(q\+\)\+' repeats a group"),
+        (key("alpha_pattern", {"(q+)+": 2}), r"alpha_pattern: '\(q\+\)\+' repeats or groups so much"),
         (key("alpha_pattern", [2]), r"alpha_pattern: expected patterns of names"),
         (key("r", 4), r"layers\.0\.q\.lora_A\.weight': factors of rank 3 and 3, but .*adapter_config\.json says 4"),
         (tensor("layers.0.q.lora_magnitude_vector", 6), r"lora_magnitude_vector' is no factor of a plain LoRA"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from attacks import ATTACKS, Attack, file_of, one
+from attacks.headers import HEADERS, Header, file_of, one
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
@@ -21,8 +21,8 @@ def path(tmp_path):
     return tmp_path / "model.safetensors"
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-def test_attack(path, attack: Attack):
+@pytest.mark.parametrize("attack", HEADERS, ids=lambda attack: attack.name)
+def test_attack(path, attack: Header):
     path.write_bytes(attack.content)
     with pytest.raises(InputError, match=attack.message) as caught:
         open_checkpoint(path)
