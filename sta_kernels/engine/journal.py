@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,7 +120,7 @@ def parse_journal(lines: Iterable[bytes]) -> Records | None:
 
 
 class Journal:
-    """Appends facts; every method is thread-safe, since each is one append of one line.
+    """Appends facts; every method is thread-safe.
 
     Args:
         path: of the journal.
@@ -129,6 +130,7 @@ class Journal:
 
     def __init__(self, path: Path, identity: str, *, keep: int = 0) -> None:
         self._path = path
+        self._lock = threading.Lock()
         try:
             self._fd = _open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.ftruncate(self._fd, keep)
@@ -178,7 +180,9 @@ class Journal:
     def _append(self, record: dict[str, Any]) -> None:
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         try:
-            if os.write(self._fd, line) != len(line):
-                raise RunError(f"{self._path}: the disk is full")
+            with self._lock:
+                left = memoryview(line)
+                while left:  # a write may come short; where the disk is full, the next one says so
+                    left = left[os.write(self._fd, left) :]
         except OSError as error:
             raise RunError(f"{self._path}: {error.strerror or error}") from error
