@@ -36,6 +36,14 @@ PARTS: dict[str, tuple[str, Callable[[Recorded], str]]] = {
     "offline-single": ("single", tables.single),
 }
 """Name of the markers → the section that it needs, and what stands between them."""
+CAPTIONS = {
+    "offline-merging": ("merging.png", "Difference of each method from STA LP, with standard errors"),
+    "offline-p": ("settings.png", "Average accuracy by tasks kept, and by samples of importance"),
+    "offline-forgetting": ("forgetting.png", "Change of target and control by task"),
+    "offline-pairs": ("pairs.png", "Average accuracy of each pair by method"),
+    "offline-selection": ("selection.png", "Share of entries that each task keeps, by kind of tensor and measure"),
+}
+"""Name of the markers → the picture that follows, and what it shows."""
 
 
 def origin(recorded: Recorded) -> str:
@@ -51,9 +59,14 @@ def origin(recorded: Recorded) -> str:
 
 def written(text: str, recorded: Recorded) -> str:
     """The page with all its parts as the rows say."""
+    drawn = figures.panels(recorded)
     for name, (section, part) in PARTS.items():
         known = bool(recorded) and bool(recorded.section(section))
-        text = filled(text, name, part(recorded) if known else "Nothing has been measured.")
+        body = part(recorded) if known else "Nothing has been measured."
+        picture, caption = CAPTIONS.get(name, ("", ""))
+        if known and picture in drawn:
+            body += f"\n\n![{caption}](results/{picture})"
+        text = filled(text, name, body)
     return text
 
 
