@@ -14,7 +14,7 @@ import numpy as np
 
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.buffers import MEASURES, Buffer
-from sta_kernels.kernels.formula import FormulaSource, Source
+from sta_kernels.kernels.formula import FormulaSource, SoughtCut, Source
 
 ABI_VERSION = 7
 MAX_MODELS = 256
@@ -183,16 +183,23 @@ class Sources:
 
 
 class Formulas:
-    """Formulas with their operands as the C side's array of records."""
+    """Formulas with their operands as the C side's array of records.
+
+    Args:
+        sources: what they are over.
+        seeks: whether the caller looks for the cuts that are still sought.
+    """
 
     __slots__ = ("_kept", "_records", "address")
 
-    def __init__(self, sources: Iterable[FormulaSource]) -> None:
+    def __init__(self, sources: Iterable[FormulaSource], *, seeks: bool = False) -> None:
         words: list[int] = []
         self._kept: list[Any] = []
         for source in sources:
             formula = source.formula
             check_number(source.models)
+            if not seeks and any(isinstance(number, SoughtCut) for number in formula.integers):
+                raise ValueError(f"{formula.name}: a cut that only a pass over files can find")
             width = len(formula.per_model[0]) if formula.per_model else 0
             if formula.per_model and len(formula.per_model) != len(source.models):
                 raise ValueError(f"{formula.name}: {len(formula.per_model)} rows for {len(source.models)} models")

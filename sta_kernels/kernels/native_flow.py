@@ -168,7 +168,7 @@ class Recorder(NativeBackend):
 
     def evaluate(self, source: FormulaSource, *, out: Buffer, threads: int) -> None:
         """Notes it, after the search for cuts that are not known yet."""
-        formula, result = Formulas([source]), Table([out])
+        formula, result = Formulas([source], seeks=True), Table([out])
         for index, number in enumerate(source.formula.integers):
             if isinstance(number, SoughtCut):
                 self._find(number, source, formula.integers + 8 * index)

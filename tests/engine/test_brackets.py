@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from sta_kernels.checkpoint import hash_file
 from sta_kernels.engine import Manifest, memory, merge_checkpoints
 from sta_kernels.engine.flow import FlowExecutor
-from sta_kernels.engine.runs import Reading
+from sta_kernels.engine.output import Shards
+from sta_kernels.engine.runs import JobRun, Reading
 from sta_kernels.errors import InputError
 from sta_kernels.kernels.native_flow import can_flow
 from sta_kernels.methods import bracket
@@ -288,3 +289,39 @@ def test_layers_of_one_file_are_merged_with_each_other(tmp_path: Path) -> None:
     assert file["digest"] == hash_file(file["path"])[1].hex()
     want = sum(tensors.values()) / 2
     assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")["model.layers.0.w"], want)
+
+
+@pytest.mark.parametrize(
+    ("written", "seeks"),
+    [([(0, 1 << 16)], True), ([(1 << 16, 1 << 18), (3 << 18, 1 << 20)], True), ([(0, (1 << 19) - 4096)], False)],
+    ids=["before", "around", "within"],
+)
+def test_a_merge_that_goes_on_finds_where_ties_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: list[tuple[int, int]], seeks: bool
+) -> None:
+    """The part in which ties end is all left to be written; or some of it is done, and the place is looked up first."""
+    size = 1 << 20
+    for name, value in (("base", 0.0), ("a", 1.0)):
+        (tmp_path / name).mkdir()
+        save_file({"w": torch.full((size,), value)}, tmp_path / name / "model.safetensors")
+    found: list[bool] = []
+    seek = JobRun._seek_while_merging
+
+    def seeking(self: JobRun) -> None:
+        pending = any(isinstance(each, CutAccumulator) for _, each in self.pending.values())
+        seek(self)
+        if pending:
+            found.append(not self.pending)
+
+    monkeypatch.setattr(JobRun, "_seek_while_merging", seeking)
+    monkeypatch.setattr(Shards, "kept", lambda *_: [(*each, ()) for each in written])
+    kept = size // 2 + 5
+    entry = {"model": str(tmp_path / "a"), "parameters": {"density": (kept + 0.5) / size}}
+    recipe = {"merge_method": "ties", "base_model": str(tmp_path / "base"), "models": [entry]}
+    merge_checkpoints(recipe, tmp_path / "out", max_memory="1GB")
+    merged = load_file(tmp_path / "out" / "model.safetensors")["w"]
+    left = torch.ones(size, dtype=torch.bool)
+    for start, stop in written:
+        left[start:stop] = False
+    assert torch.equal(merged[left], (torch.arange(size) < kept).float()[left])
+    assert found == [seeks]
