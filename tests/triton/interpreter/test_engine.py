@@ -124,10 +124,11 @@ def test_a_merge_is_continued_on_another_device(
     recipe, out = small.recipe("lp"), tmp_path / "out"
     whole = merged(recipe, tmp_path / "whole", "cpu", out_shard_size="300B")
     append = Journal._append
-    records = iter(range(9))
+    records = iter(range(6))
 
     def stopping(journal: Journal, record: Any) -> None:
-        if next(records, None) is None:
+        told = record.keys() & {"differs", "varies"}  # of models, whose number is no matter here
+        if not told and next(records, None) is None:
             raise RunError("stopped")
         append(journal, record)
 
