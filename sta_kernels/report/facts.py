@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,14 +181,19 @@ def _numbers(name: str) -> tuple[str, int]:
     return (stem, int(number)) if number.isdigit() else (name, -1)
 
 
-def overlap_at_random(kept: float, n_models: int) -> float:
-    """Overlap |A∩B|/|A∪B| of any two models where so many of them are kept at each position, whichever.
+def overlap_at_random(positions: Sequence[int]) -> float:
+    """Overlap |A∩B|/|A∪B| of any two of N models where as many as were kept at each position are kept, whichever.
+
+    Expected, of each position where k are kept, is ``k(k − 1)/N(N − 1)`` for both and ``k(2N − 1 − k)/N(N − 1)`` for
+    either; the overlap is that of the sums over all positions.
 
     Args:
-        kept: at each position, on average.
-        n_models: from which they are chosen, 2 or more.
+        positions: at index k of 0 to N, 2 or more, those where k are kept.
     """
-    return max(kept - 1, 0.0) / (2 * n_models - 1 - kept) if kept < n_models else 1.0
+    n_models = len(positions) - 1
+    both = sum(count * k * (k - 1) for k, count in enumerate(positions))
+    either = sum(count * k * (2 * n_models - 1 - k) for k, count in enumerate(positions))
+    return both / either if either else 0.0
 
 
 def file_records(inputs: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -6,8 +6,10 @@ same importances, statistics and ranks.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,10 @@ from sta_kernels.engine.jobs import Job, Operand
 from sta_kernels.engine.output import is_whole
 from sta_kernels.engine.planning import make_plan
 from sta_kernels.errors import InputError
-from sta_kernels.kernels import get_backend
+from sta_kernels.kernels import default_threads, get_backend
 from sta_kernels.kernels.backend import LEAF, Backend
 from sta_kernels.kernels.buffers import Buffer
-from sta_kernels.kernels.reference.sta_merge import mask_exact, normalise_exact
+from sta_kernels.kernels.reference.sta_merge import normalise_exact
 from sta_kernels.methods.base import Operands
 from sta_kernels.methods.conversion import convert
 from sta_kernels.methods.groups import group
@@ -36,10 +38,13 @@ from sta_kernels.methods.sta import Sta, normaliser
 from sta_kernels.methods.statistics import Statistic, update_together
 from sta_kernels.recipe import Recipe
 from sta_kernels.report.facts import file_records
+from sta_kernels.report.selection import selected
 
-_HELD = 1 << 22
+_HELD = 1 << 20
 """Elements of all operands of a tile."""
 Progress = Callable[[str, int, int], None]
+_Read = dict[tuple[int, str], Buffer]
+_Group = tuple[list[Job], list[int], int]
 
 
 @dataclass
@@ -52,6 +57,7 @@ class Measured:
         mass: sum of |τ| over positions and models.
         left: sum over positions of |Σ τ|: what the mass comes to where opposite signs cancel.
         shared: entries that both of two models keep, int64 [N, N]; None where nothing is selected.
+        chosen: positions at which 0 to N models are kept, int64 [N + 1]; None likewise.
         dispute: sum over positions of the greatest normalised importance dropped, divided by the least one kept.
         disputed: positions that were counted in it: where some model is kept and another is not.
     """
@@ -61,6 +67,7 @@ class Measured:
     mass: float = 0.0
     left: float = 0.0
     shared: np.ndarray[Any, Any] | None = None
+    chosen: np.ndarray[Any, Any] | None = None
     dispute: float = 0.0
     disputed: int = 0
 
@@ -72,6 +79,8 @@ class Measured:
         self.left += other.left
         if other.shared is not None:
             self.shared = other.shared if self.shared is None else self.shared + other.shared
+        if other.chosen is not None:
+            self.chosen = other.chosen if self.chosen is None else self.chosen + other.chosen
         self.dispute += other.dispute
         self.disputed += other.disputed
 
@@ -170,34 +179,65 @@ class _Measuring:
         self._n_models = n_models
         self._progress = progress
         self._backend: Backend = get_backend()
-        self._bytes = 0
+        self._lock = threading.Lock()
+        self._bytes = self._total = 0
 
     def run(self) -> dict[str, Measured]:
         """All segments."""
         method = self._method
-        tables = self._normalisers(method) if isinstance(method, Sta) else {}
-        total = sum(job.bytes_read for job in self._jobs)
-        self._bytes = 0
-        found = {}
+        groups = list(self._groups()) if isinstance(method, Sta) else []
+        reduced = [job for members, _, _ in groups if not self._known(members) for job in members]
+        self._total = sum(job.size * sum(map(job.unit, self._wanted(job, "importances"))) for job in reduced)
         for job in self._jobs:
-            measured = Measured(np.zeros((self._n_models + 1, self._n_models + 1)))
-            for start, stop in _tiles(job):
-                measured.add(self._vectors(job, start, stop))
-                if isinstance(method, Sta):
-                    measured.add(self._selections(job, method, tables[job.name], start, stop))
-                if self._progress is not None:
-                    self._progress("report", min(self._bytes, total), total)
-            found[job.name] = measured
+            self._total += job.size * (sum(map(job.unit, self._wanted(job))) + job.out_unit)
+        tables: dict[str, np.ndarray[Any, Any]] = {}
+        found = {job.name: Measured(np.zeros((self._n_models + 1, self._n_models + 1))) for job in self._jobs}
+        with ThreadPoolExecutor(default_threads()) as pool:
+            for each in pool.map(self._normalisers, groups):
+                tables |= each
+
+            def one(tile: tuple[Job, int, int]) -> Measured:
+                return self._tile(*tile, tables)
+
+            tiles = [(job, start, stop) for job in self._jobs for start, stop in _tiles(job)]
+            # In the tiles' order, whichever is done first: so sums are rounded alike in every run.
+            for (job, _, _), measured in zip(tiles, pool.map(one, tiles), strict=True):
+                found[job.name].add(measured)
         return found
 
-    def _buffer(self, operand: Operand, job: Job, start: int, stop: int) -> Buffer:
-        """A range of an operand, in memory."""
-        unit = job.unit(operand)
-        content = np.empty((stop - start) * unit, np.uint8)
-        checkpoint = self._inputs.checkpoints[operand.input]
-        checkpoint.read_into(operand.name, (job.start + start) * unit, content)
-        self._bytes += content.size
-        return Buffer(content.ctypes.data, KERNEL_DTYPES[operand.dtype], (stop - start,), None, content)
+    def _tile(self, job: Job, start: int, stop: int, tables: dict[str, np.ndarray[Any, Any]]) -> Measured:
+        read = self._read(job, self._wanted(job), start, stop)
+        measured = self._vectors(job, read, start, stop)
+        if isinstance(self._method, Sta):
+            measured.add(self._selections(job, self._method, tables[job.name], read, stop - start))
+        self._tell(sum(content.owner.size for content in read.values()) + (stop - start) * job.out_unit)
+        return measured
+
+    def _tell(self, count: int) -> None:
+        """Progress, by any thread."""
+        with self._lock:
+            self._bytes += count
+            if self._progress is not None:
+                self._progress("report", self._bytes, self._total)
+
+    def _wanted(self, job: Job, what: str = "all") -> list[Operand]:
+        """Operands that are read, each tensor once."""
+        wanted = job.reduced_by(self._declared(job)) if isinstance(self._method, Sta) else []
+        if what == "all":
+            wanted = [*job.of_role("base"), *job.of_role("model"), *wanted]
+        return list({_key(operand): operand for operand in wanted}.values())
+
+    def _read(self, job: Job, operands: Sequence[Operand], start: int, stop: int) -> _Read:
+        """A range of operands, in memory."""
+        read = {}
+        for operand in operands:
+            unit = job.unit(operand)
+            content = np.empty((stop - start) * unit, np.uint8)
+            checkpoint = self._inputs.checkpoints[operand.input]
+            checkpoint.read_into(operand.name, (job.start + start) * unit, content)
+            dtype = KERNEL_DTYPES[operand.dtype]
+            read[_key(operand)] = Buffer(content.ctypes.data, dtype, (stop - start,), None, content)
+        return read
 
     def _result(self, job: Job, start: int, stop: int) -> Buffer:
         """The same of what the merge wrote."""
@@ -211,15 +251,15 @@ class _Measuring:
     def _floats(self, buffer: Buffer, out: np.ndarray[Any, Any]) -> None:
         convert(self._backend, buffer, Buffer.from_numpy(out))
 
-    def _vectors(self, job: Job, start: int, stop: int) -> Measured:
+    def _vectors(self, job: Job, read: _Read, start: int, stop: int) -> Measured:
         """Norms, products and signs of one tile."""
         (base,), models = job.of_role("base"), job.of_role("model")
         start_of_all = np.empty(stop - start, np.float32)
         vectors = np.zeros((self._n_models + 1, stop - start), np.float32)
-        self._floats(self._buffer(base, job, start, stop), start_of_all)
+        self._floats(read[_key(base)], start_of_all)
         rows = [*job.tasks, self._n_models]
-        read = [*(self._buffer(model, job, start, stop) for model in models), self._result(job, start, stop)]
-        for row, buffer in zip(rows, read, strict=True):
+        ends = [*(read[_key(model)] for model in models), self._result(job, start, stop)]
+        for row, buffer in zip(rows, ends, strict=True):
             self._floats(buffer, vectors[row])
             vectors[row] -= start_of_all
         taus = vectors[:-1]
@@ -231,19 +271,20 @@ class _Measuring:
             left=float(np.abs(taus.sum(axis=0)).sum(dtype=np.float64)),
         )
 
-    def _selections(self, job: Job, method: Sta, table: np.ndarray[Any, Any], start: int, stop: int) -> Measured:
+    def _selections(self, job: Job, method: Sta, table: np.ndarray[Any, Any], read: _Read, size: int) -> Measured:
         """Who is selected in one tile, and how close it was."""
         assert job.settings is not None
         k = method.rank(job.settings, len(job.tasks))
-        operands = self._importance_operands(job, start, stop)
+        operands = _importance_operands(job, read)
         subjects = [statistic.subject for statistic in self._declared(job)]
-        values = np.stack([self._backend.values(s.source(operands), 0, stop - start) for s in subjects])
+        values = np.stack([self._backend.values(s.source(operands), 0, size) for s in subjects])
         scores = normalise_exact(values, table[:, 0], table[:, 1])
-        mask = mask_exact(scores, k, job.settings.shared["ties"])
+        mask = selected(self._backend, values, table, k, job.settings.shared["ties"])
         exact = mask.astype(np.float32)  # counts below 2²⁴, which a tile's are
         shared = np.zeros((self._n_models, self._n_models), np.int64)
         shared[np.ix_(job.tasks, job.tasks)] = np.rint(exact @ exact.T).astype(np.int64)
         measured = Measured(np.zeros((self._n_models + 1, self._n_models + 1)), shared=shared)
+        measured.chosen = np.bincount(mask.sum(axis=0), minlength=self._n_models + 1)
         dropped = np.where(mask, np.float32(-np.inf), scores).max(axis=0)
         kept = np.where(mask, scores, np.float32(np.inf)).min(axis=0)
         valid = np.isfinite(dropped) & np.isfinite(kept) & (kept > 0)
@@ -251,32 +292,19 @@ class _Measuring:
         measured.disputed = int(valid.sum())
         return measured
 
-    def _importance_operands(self, job: Job, start: int, stop: int) -> Operands:
-        """The operands that the importances of one tile read."""
-        wanted = {(o.input, o.name) for o in job.reduced_by(self._declared(job))}
-
-        def of(role: str) -> tuple[Any, ...]:
-            return tuple(
-                self._buffer(o, job, start, stop) if (o.input, o.name) in wanted else None for o in job.of_role(role)
-            )
-
-        return Operands(models=of("model"), importances=of("importance"))
-
     def _declared(self, job: Job) -> tuple[Statistic, ...]:
         assert job.settings is not None
         return self._method.statistics(job.settings, len(job.tasks), job.place, ())
 
-    def _normalisers(self, method: Sta) -> dict[str, np.ndarray[Any, Any]]:
-        """Shift and divisor per model of each segment, float32 [N, 2]."""
-        tables: dict[str, np.ndarray[Any, Any]] = {}
-        for members, offsets, extent in self._groups():
-            results = self._reduce(members, offsets, extent)
-            for job in members:
-                assert job.settings is not None
-                tables[job.name] = normaliser(job.settings.shared["normalise"], results)
-        return tables
+    def _normalisers(self, group: _Group) -> dict[str, np.ndarray[Any, Any]]:
+        """Shift and divisor per model of each segment of a group, float32 [N, 2]."""
+        members = group[0]
+        results = self._known(members) or self._reduce(*group)
+        settings = [job.settings for job in members if job.settings is not None]
+        tables = (normaliser(each.shared["normalise"], results) for each in settings)
+        return dict(zip((job.name for job in members), tables, strict=True))
 
-    def _groups(self) -> Iterator[tuple[list[Job], list[int], int]]:
+    def _groups(self) -> Iterator[_Group]:
         """Segments that are normalised together, where each starts, and where the last one ends."""
         blocks: dict[int, Segment] = {}
         for i, job in enumerate(self._jobs):
@@ -287,19 +315,23 @@ class _Measuring:
         for each in group("block", blocks):
             yield [self._jobs[i] for i in each.offsets], list(each.offsets.values()), each.extent
 
+    def _known(self, members: Sequence[Job]) -> list[Any]:
+        """What the importance files say of a group; nothing where one of them does not say it."""
+        results = [known_of(statistic, members[0].summaries) for statistic in self._declared(members[0])]
+        return results if all(result is not None for result in results) else []
+
     def _reduce(self, members: Sequence[Job], offsets: Sequence[int], extent: int) -> list[Any]:
-        """Range or mean of each model's importance over one segment, or all of a layer."""
+        """Range or mean of each model's importance over one segment, or all of a layer, from its entries."""
         declared = self._declared(members[0])
-        results = [known_of(statistic, members[0].summaries) for statistic in declared]
-        if all(result is not None for result in results):
-            return results
         count = sum(job.size for job in members)
         accumulators = [statistic.accumulator(count, extent) for statistic in declared]
         for job, offset in zip(members, offsets, strict=True):
             for start, stop in _tiles(job):
-                operands = self._importance_operands(job, start, stop)
+                read = self._read(job, self._wanted(job, "importances"), start, stop)
+                operands = _importance_operands(job, read)
                 sources = [statistic.subject.source(operands) for statistic in declared]
                 update_together(accumulators, sources, self._backend, offset + start, threads=1)
+                self._tell(sum(content.owner.size for content in read.values()))
         for accumulator in accumulators:
             accumulator.end_of_pass()
         return [accumulator.result for accumulator in accumulators]
@@ -310,3 +342,17 @@ def _tiles(job: Job) -> Iterator[tuple[int, int]]:
     step = max(_HELD // (len(job.operands) + 1) // LEAF, 1) * LEAF
     for start in range(0, job.size, step):
         yield start, min(start + step, job.size)
+
+
+def _key(operand: Operand) -> tuple[int, str]:
+    """The same for one tensor in several roles."""
+    return operand.input, operand.name
+
+
+def _importance_operands(job: Job, read: _Read) -> Operands:
+    """What the importances of one tile are made of; None for what they are not."""
+
+    def of(role: str) -> tuple[Any, ...]:
+        return tuple(read.get(_key(operand)) for operand in job.of_role(role))
+
+    return Operands(models=of("model"), importances=of("importance"))

@@ -62,7 +62,7 @@ def of_merge(manifest: Manifest, measured: Mapping[str, Measured] | None) -> lis
     sections = [_models(manifest, names, measured), *_rates(manifest, names)]
     if measured:
         whole = total(measured.values())
-        sections += _overlap(manifest, names, whole)
+        sections += _overlap(names, whole)
         sections += _vectors(names, measured, whole)
         sections.append(_contested(names, measured))
     if any("kept" in record for record in manifest.tensors):
@@ -150,17 +150,16 @@ def _rates(manifest: Manifest, names: Names) -> list[Section]:
     ]
 
 
-def _overlap(manifest: Manifest, names: Names, whole: Measured) -> list[Section]:
-    if whole.shared is None or len(names.short) < 2:
+def _overlap(names: Names, whole: Measured) -> list[Section]:
+    if whole.shared is None or whole.chosen is None or len(names.short) < 2:
         return []
     kept = np.diag(whole.shared)
     overlap = whole.shared / np.maximum(kept[:, None] + kept[None, :] - whole.shared, 1)
-    elements = sum(record["elements"] for record in manifest.tensors)
-    chance = facts.overlap_at_random(float(kept.sum()) / elements, len(kept))
+    chance = facts.overlap_at_random(whole.chosen.tolist())
     text = (
         "Of the entries that at least one of two models keeps, the share that both keep. On average "
-        f"{decimal(kept.sum() / elements)} models are kept at a position; chosen at random, any two would overlap by "
-        f"{percent(chance)}."
+        f"{decimal(kept.sum() / whole.chosen.sum())} models are kept at a position; as many chosen at random at each, "
+        f"any two would overlap by {percent(chance)}."
     )
     pairs = "Overlap of any two models' selections, as a heat map; the numbers are in the table."
     return [_square("Overlap of selections", "overlap", text, pairs, names.short, overlap, percent, whole_percent)]
@@ -231,7 +230,12 @@ def _square(
 
 def _contested(names: Names, measured: Mapping[str, Measured]) -> Section:
     close = any(each.closeness is not None for each in measured.values())
-    ranked = sorted(measured.items(), key=lambda item: -((item[1].closeness or 0.0) if close else item[1].cancelled))
+
+    def place(item: tuple[str, Measured]) -> tuple[bool, float]:
+        value = (item[1].closeness or 0.0) if close else item[1].cancelled
+        return (False, -value) if np.isfinite(value) else (True, 0.0)  # NaN is in no order
+
+    ranked = sorted(measured.items(), key=place)
     head = ["tensor", *(["closeness"] if close else []), "cancelled", "‖result − θ0‖ / ‖θ0‖"]
     rows = [
         [

@@ -22,6 +22,8 @@ from sta_kernels.vision.pickled import foreign_names, read_pickled
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 _PROJECTION = "visual.proj"
+_QUICK_BY_DEFAULT = {"clip", "clip_vision_model"}
+"""Hugging Face's kinds of configuration whose ``hidden_act`` is QuickGELU where it is not given."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,17 @@ def _activation_of(classes: frozenset[str]) -> bool | None:
 
 
 def _configured(path: Path) -> bool | None:
-    """By Hugging Face's configuration beside the weights."""
+    """By Hugging Face's configuration beside the weights.
+
+    Of a nested configuration only what differs from its class's default is written, and CLIP's default is QuickGELU.
+    """
     file = (path if path.is_dir() else path.parent) / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         vision = config.get("vision_config", config)
-        activation = vision.get("hidden_act")
-    except (OSError, ValueError, AttributeError):
+        kinds = {config.get("model_type"), vision.get("model_type")}
+        activation = vision.get("hidden_act", "quick_gelu" if kinds & _QUICK_BY_DEFAULT else None)
+    except (OSError, ValueError, AttributeError, TypeError):
         return None
     return None if activation is None else activation == "quick_gelu"
 

@@ -90,12 +90,30 @@ def _folder(name: str) -> Any:
     def read(root: Path, training: bool, download: bool) -> Any:
         top = root / name if (root / name).is_dir() else root
         parts = ("train",) if training else ("test", "val")
-        side = next((top / part for part in parts if (top / part).is_dir()), top)
-        if side == top and any((top / part).is_dir() for part in ("train", "test", "val")):
+        side, other = (
+            next((top / part for part in names if (top / part).is_dir()), None)
+            for names in (parts, ("test", "val") if training else ("train",))
+        )
+        if side is None and other is not None:
             raise FileNotFoundError(f"{top} holds no {' and no '.join(parts)}, but the other side")
-        return _datasets().ImageFolder(str(side))
+        data = _datasets().ImageFolder(str(side or top))
+        if side is not None and other is not None:
+            _check_same_classes(side, data.classes, other)
+        return data
 
     return read
+
+
+def _check_same_classes(side: Path, classes: list[str], other: Path) -> None:
+    """Refuse sides of other classes: torchvision numbers the classes of each by themselves."""
+    here, there = set(classes), {entry.name for entry in other.iterdir() if entry.is_dir()}
+    alone = {side: here - there, other: there - here}
+    found = [f"{folder} alone has {', '.join(sorted(names))}" for folder, names in alone.items() if names]
+    if found:
+        raise InputError(
+            f"{side} and {other} do not have the same classes, so that their labels mean different things: "
+            f"{'; '.join(found)}; give both a folder for each class"
+        )
 
 
 def _own(data: Any) -> list[str]:
@@ -177,7 +195,8 @@ def open_split(task: str, root: Path | None, *, train: bool, download: bool = Fa
         download: let torchvision fetch what is missing; nothing is fetched otherwise.
 
     Raises:
-        InputError: an unknown task; data that is not where torchvision looks for it; a library that it needs for this.
+        InputError: an unknown task; data that is not where torchvision looks for it; a folder whose sides have other
+            classes; a library that it needs for this.
         RunError: the download failed.
     """
     name, own = parse_task(task)
@@ -196,6 +215,8 @@ def open_split(task: str, root: Path | None, *, train: bool, download: bool = Fa
             where.mkdir(parents=True, exist_ok=True)
         data = entry.read(where, train, fetched)
         classes = entry.classes(data)
+    except InputError:
+        raise
     except (RuntimeError, OSError, ValueError) as error:
         if fetched:
             raise RunError(f"{entry.title}: {error}") from error

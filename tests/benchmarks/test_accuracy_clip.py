@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+import yaml
+from safetensors.torch import load_file, save_file
 from torchvision.datasets import FakeData
 from vision_cases import class_folders, nudged, small_spec, state_of, write_mnist
 
@@ -151,11 +152,35 @@ def test_a_run_of_other_settings_is_refused(finished: Path, suite: Suite, capsys
     assert "holds a run with another seed; choose another --out" in capsys.readouterr().err
 
 
+def test_other_content_of_a_file_is_another_run(
+    finished: Path, suite: Suite, files: Path, capsys: pytest.CaptureFixture[str]
+):
+    for name, option in (("mnist.pt", "--checkpoint mnist"), ("base.pt", "--pretrained")):
+        content = (files / name).read_bytes()
+        try:
+            (files / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            assert suite(finished) == 2
+        finally:
+            (files / name).write_bytes(content)
+        assert f"holds a run with another content of {option}; choose another --out" in capsys.readouterr().err
+
+
+def test_files_of_a_folder_are_told_apart_by_content(tmp_path: Path):
+    save_file({"w": torch.zeros(3)}, tmp_path / "model.safetensors")
+    asked = settings.Settings("m", "a-tag", ("mnist",), tmp_path, checkpoints={"mnist": tmp_path})
+    before = asked.contents()
+    assert list(before) == ["content of --checkpoint mnist"]
+    (tmp_path / "importance.json").write_text("{}")
+    assert asked.contents() == before
+    save_file({"w": torch.ones(3)}, tmp_path / "model.safetensors")
+    assert asked.contents() != before
+
+
 def test_a_run_that_was_stopped_is_continued(
     suite: Suite, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """Parts may be added; frozen entries are counted where asked for; a trial takes fewer pictures."""
-    trial = ("--limit", "3", "--count-frozen", "--parts", "table2")
+    """Parts may be added; frozen entries are counted where asked for; fewer pictures are taken; DARE goes by the seed."""
+    trial = ("--limit", "3", "--count-frozen", "--seed", "7", "--parts", "table2")
     merge, stop = run.Run.merge, iter(range(4))
 
     def until(self: run.Run, *arguments: Any) -> None:
@@ -174,6 +199,8 @@ def test_a_run_that_was_stopped_is_continued(
     assert rows[-1]["images"] == {"mnist": 3, "eurosat": 3, "resisc45": 3, "folder": 3}
     assert "token_embedding.weight" in load_file(tmp_path / "models" / "base" / "model.safetensors")
     assert not (tmp_path / "figure3.png").exists()
+    dropped = [yaml.safe_load((tmp_path / "recipes" / f"dare_of_{name}.yaml").read_text()) for name in TASKS]
+    assert [recipe["parameters"]["seed"] for recipe in dropped] == [7000, 7001, 7002]
 
 
 @pytest.mark.parametrize(

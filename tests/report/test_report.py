@@ -8,21 +8,27 @@ import re
 import shutil
 import struct
 import sys
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import sta_kernels
 from sta_kernels import cli
 from sta_kernels.engine import verify
 from sta_kernels.engine.manifest import MANIFEST_NAME, read_manifest
 from sta_kernels.errors import InputError
-from sta_kernels.report import charts, facts, write_report
+from sta_kernels.kernels.reference.sta_merge import rank_mask_literal
+from sta_kernels.report import charts, facts, sections, write_report
 from sta_kernels.report.charts import Picture
+from sta_kernels.report.facts import Names
 from sta_kernels.report.folder import PAGE, PICTURES
+from sta_kernels.report.measures import Measured, measure
 
 VOID = {"meta", "img", "source", "br", "link", "input", "hr"}
 
@@ -311,6 +317,59 @@ def test_overlap_at_random_is_that_of_all_choices():
     choices = [set(chosen) for chosen in combinations(range(5), 2)]
     both = sum({0, 1} <= chosen for chosen in choices)
     either = sum(bool({0, 1} & chosen) for chosen in choices)
-    assert facts.overlap_at_random(2, 5) == pytest.approx(both / either)
-    assert facts.overlap_at_random(1, 5) == 0
-    assert facts.overlap_at_random(5, 5) == 1
+    assert facts.overlap_at_random([0, 0, 7, 0, 0, 0]) == pytest.approx(both / either)
+    assert facts.overlap_at_random([0, 7, 0, 0, 0, 0]) == 0
+    assert facts.overlap_at_random([0, 0, 0, 0, 0, 7]) == 1
+    assert facts.overlap_at_random([7, 0, 0, 0, 0, 0]) == 0
+
+
+def test_overlap_at_random_goes_by_what_is_kept_at_each_position():
+    """One of three at half the positions, and all at the others: two on average, but no 1/3."""
+    assert facts.overlap_at_random([0, 4, 0, 4]) == pytest.approx(0.6)
+
+
+def overlap_text(measured: Measured) -> tuple[str, Sequence[Sequence[str]]]:
+    (section,) = sections._overlap(Names(("a", "b", "c"), ("1 a", "2 b", "3 c")), measured)
+    return section.text, section.tables[0].rows
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_overlaps_that_are_printed():
+    """Of eight positions, half keep model 1 alone, and half all three."""
+    shared = np.full((3, 3), 4)
+    shared[0, 0] = 8
+    text, rows = overlap_text(Measured(np.zeros((4, 4)), shared=shared, chosen=np.array([0, 4, 0, 4])))
+    assert "On average 2.00 models are kept" in text
+    assert text.endswith("any two would overlap by 60.0\N{NO-BREAK SPACE}%.")
+    assert [[cell.split("\N{NO-BREAK SPACE}")[0] for cell in row[1:]] for row in rows] == [
+        ["100.0", "50.0", "50.0"], ["50.0", "100.0", "100.0"], ["50.0", "100.0", "100.0"],
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_overlaps_of_a_merge_are_those_of_its_masks(family: Any, tmp_path: Path):
+    masks = []
+    for name in family.base:
+        rows = torch.stack([importance[name].flatten() for importance in family.importances])
+        least, greatest = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
+        masks.append(rank_mask_literal(((rows - least) / (greatest - least)).numpy(), 1))
+    mask = np.concatenate(masks, axis=1)  # at p = 0.3 of three, above the least
+    out = family.merge(tmp_path / "out", parameters={"p": 0.3})
+    found = measure(read_manifest(out), out)
+    text, rows = overlap_text(sections.total(found.values()))
+    for i in range(3):
+        for j in range(3):
+            share = (mask[i] & mask[j]).sum() / (mask[i] | mask[j]).sum()
+            assert rows[i][j + 1] == f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+    assert "any two would overlap by 33.3" in text
+
+
+def test_tensors_that_are_in_no_order_come_last():
+    """Cancelled is NaN where a task vector is."""
+
+    def measured(left: float) -> Measured:
+        return Measured(np.zeros((3, 3)), mass=1.0, left=left)
+
+    shares = {"a": 0.9, "nan": float("nan"), "b": 0.1, "also": float("nan"), "c": 0.5}
+    section = sections._contested(Names(("x",), ("1 x",)), {name: measured(left) for name, left in shares.items()})
+    assert [row[0] for row in section.tables[0].rows] == ["b", "c", "a", "nan", "also"]

@@ -12,14 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sta_kernels
-from sta_kernels.checkpoint import ImportanceMetadata
+from sta_kernels.checkpoint import Checkpoint, ImportanceMetadata
 from sta_kernels.engine.manifest import read_manifest
 from sta_kernels.errors import InputError
-from sta_kernels.kernels.reference.sta_merge import rank_mask_literal
+from sta_kernels.kernels import get_backend
+from sta_kernels.kernels.reference.sta_merge import normalise_exact, rank_mask_literal
 from sta_kernels.methods.statistics import Summary
 from sta_kernels.report import measures
 from sta_kernels.report.measures import Measured, measure
 from sta_kernels.report.sections import total
+from sta_kernels.report.selection import selected
 
 
 @pytest.fixture
@@ -56,6 +58,8 @@ def test_sums_are_those_of_whole_tensors(family: Any, merged: Path):
         chosen = masks(family, name).astype(np.int64)
         assert each.shared is not None
         np.testing.assert_array_equal(each.shared, chosen @ chosen.T)
+        assert each.chosen is not None
+        np.testing.assert_array_equal(each.chosen, np.bincount(chosen.sum(0), minlength=4))
 
 
 def read_manifest_names(out: Path) -> list[str]:
@@ -175,10 +179,53 @@ def test_methods_without_a_base_have_no_task_vectors(family: Any, tmp_path: Path
         measured_of(family.merge(tmp_path / "out", "linear", parameters={"weight": 1.0}))
 
 
-def test_progress_ends_with_all_bytes(merged: Path):
-    told: list[tuple[str, int, int]] = []
-    manifest = read_manifest(merged)
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("keys", [{}, {"parameters": {"measure": "amp"}}, {"parameters": {"scope": "block"}}], ids=str)
+def test_progress_is_told_of_everything_that_is_read(
+    family: Any, tmp_path: Path, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    """Of the pass over the importances too, by which they are normalised."""
+    out = family.merge(tmp_path / "out", **keys)
+    manifest = read_manifest(out)
     assert manifest is not None
-    measure(manifest, merged, lambda *said: told.append(said))
-    assert told[-1][1] == told[-1][2] > 0
+    told: list[tuple[str, int, int]] = []
+    read: list[int] = []
+    original = Checkpoint.read_into
+
+    def counted(self: Checkpoint, name: str, start: int, view: Any) -> None:
+        read.append(len(view))
+        original(self, name, start, view)
+
+    monkeypatch.setattr(Checkpoint, "read_into", counted)
+    measure(manifest, out, lambda *said: told.append(said))
+    assert {total for _, _, total in told} == {sum(read)}
+    assert told[-1][1] == sum(read)
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+
+
+def test_sums_do_not_depend_on_threads(merged: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(measures, "_HELD", 1)
+    found = []
+    for threads in (1, 5):
+        monkeypatch.setattr(measures, "default_threads", lambda threads=threads: threads)
+        found.append(measured_of(merged))
+    for name, one in found[0].items():
+        other = found[1][name]
+        np.testing.assert_array_equal(one.gram, other.gram)
+        assert (one.base, one.mass, one.left, one.dispute) == (other.base, other.mass, other.left, other.dispute)
+
+
+@pytest.mark.parametrize("ties", ["drop", "all", "first"])
+@pytest.mark.parametrize("n_tasks", [1, 4, 24, 25, 60])
+def test_selections_by_the_merges_kernel(n_tasks: int, ties: str):
+    """Against the definition, with ties, NaN and infinities; in more than one call where there are many tasks."""
+    draw = np.random.default_rng(n_tasks)
+    importances = draw.integers(0, 9, (n_tasks, 500)).astype(np.float32)
+    importances[draw.random(importances.shape) < 0.02] = np.nan
+    importances[draw.random(importances.shape) < 0.02] = np.inf
+    table = np.stack([draw.random(n_tasks), 1 + draw.integers(0, 2, n_tasks)], axis=1).astype(np.float32)
+    table[0, 1] = 0
+    scores = normalise_exact(importances, table[:, 0], table[:, 1])
+    for k in (0, n_tasks // 2, n_tasks):
+        expected = rank_mask_literal(scores, k, ties)
+        np.testing.assert_array_equal(selected(get_backend(), importances, table, k, ties), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,28 @@ def test_quick_gelu_is_told_apart(state: dict[str, Tensor], folder: Path):
     assert load_encoder(quick.model, Weights(state, "open_clip", True), "x") == []
     with pytest.raises(InputError, match="was trained with GELU, and the model computes QuickGELU"):
         load_encoder(quick.model, Weights(state, "open_clip", False), "x")
+
+
+@pytest.mark.parametrize(
+    ("config", "quick"),
+    [
+        ({"model_type": "clip", "vision_config": {"hidden_size": 32}}, True),
+        ({"model_type": "clip_vision_model"}, True),
+        ({"model_type": "other", "vision_config": {"model_type": "clip_vision_model"}}, True),
+        ({"model_type": "clip", "vision_config": {"hidden_act": "gelu"}}, False),
+        ({"model_type": "clip", "vision_config": {"hidden_act": "quick_gelu"}}, True),
+        ({"model_type": "siglip", "vision_config": {}}, None),
+        ({"model_type": ["clip"]}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_the_activation_that_a_configuration_means(
+    config: dict[str, object], quick: bool | None, state: dict[str, Tensor], folder: Path
+):
+    save(state, folder, "folder")
+    (folder / "config.json").write_text(json.dumps(config))
+    assert read_weights(folder).quick_gelu is quick
 
 
 def test_an_encoder_alone_is_no_pretrained_model(spec: str, state: dict[str, Tensor], folder: Path):

@@ -126,6 +126,21 @@ def test_a_folder_with_one_side(folder: Path):
         open_split(f"folder={folder}", None, train=False)
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_sides_of_other_classes_are_refused(train: bool, folder: Path):
+    """Numbered by themselves, ``dog`` would be 2 on one side and 1 on the other."""
+    cases.class_folders(folder / "train", ("cat", "cow", "dog"), 3)
+    cases.class_folders(folder / "val", ("cat", "dog", "emu"), 2)
+    with pytest.raises(InputError) as caught:
+        open_split(f"folder={folder}", None, train=train)
+    text = str(caught.value)
+    assert f"{folder / 'train'} alone has cow" in text
+    assert f"{folder / 'val'} alone has emu" in text
+    (folder / "val" / "emu").rename(folder / "val" / "cow")
+    splits = [open_split(f"folder={folder}", None, train=side) for side in (True, False)]
+    assert splits[0].prompts == splits[1].prompts
+
+
 def test_a_folder_in_one_piece_is_divided_without_overlap(folder: Path):
     cases.class_folders(folder, ("cat", "dog"), 10)
     sides = [open_split(f"folder={folder}", None, train=side) for side in (True, False)]

@@ -56,7 +56,9 @@ class Laboratory:
         for name in settings.names:
             if name not in settings.checkpoints and self.epochs(name) is None:
                 raise InputError(f"{name}: how long it is trained is not known: --epochs {name}=N")
-        prompts = {n: split.prompts.replaced(settings.prompts.get(n)) for n, split in self.test.items()}
+        # Of the training side, as `sta-kernels importance` makes its head; the control has none.
+        named = {n: self.train.get(n, split).prompts for n, split in self.test.items()}
+        prompts = {n: each.replaced(settings.prompts.get(n)) for n, each in named.items()}
         self.clip: Clip = load_pretrained(settings.model, settings.pretrained, allow_download=settings.allow_download)
         self.clip.model.to(device)
         self.heads = {name: zero_shot_head(self.clip, prompt) for name, prompt in prompts.items()}
@@ -125,7 +127,7 @@ class Laboratory:
             if done % 100 == 0 or done == steps:
                 self._say(f"{name}: step {done}/{steps}, loss {loss:.3f}")
 
-        seed = self.settings.seed * 1000 + number
+        seed = self.settings.seed_of(number)
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # what augmentation draws in this process
             finetune(

@@ -89,9 +89,9 @@ def table2(tasks: Sequence[str], dare_drop: float) -> list[Merge]:
     return [*plain, *after_dare, *others, *sta(models)]
 
 
-def dare(task: str, number: int, drop: float) -> Merge:
+def dare(task: str, seed: int, drop: float) -> Merge:
     """One model whose task vector lost a random share of its entries, the rest scaled by 1/(1 − drop)."""
-    parameters = {"density": round(1 - drop, 12), "rescale": "keep_rate", "seed": number}
+    parameters = {"density": round(1 - drop, 12), "rescale": "keep_rate", "seed": seed}
     return Merge(f"dare_of_{task}", f"DARE of {task}", (task,), "dare_linear", parameters)
 
 

@@ -34,7 +34,7 @@ class Record:
 
     def __init__(self, settings: Settings) -> None:
         self.path = Layout(settings.out).record
-        self.content: dict[str, Any] = {"settings": settings.identity(), "rows": {}}
+        self.content: dict[str, Any] = {"settings": settings.identity() | settings.contents(), "rows": {}}
         if not self.path.exists():
             return
         try:
@@ -152,7 +152,7 @@ class Run:
             for number, task in enumerate(self.settings.names):
                 done = self.layout.dropped(task)
                 if not (done / MANIFEST_NAME).exists():
-                    self._carry_out(merges.dare(task, number, self.settings.dare_drop), done)
+                    self._carry_out(merges.dare(task, self.settings.seed_of(number), self.settings.dare_drop), done)
         self._say(f"{merge.title} ({', '.join(merge.tasks)})")
         folder = self.layout.merged(merge.name)
         manifest = self._carry_out(merge, folder)

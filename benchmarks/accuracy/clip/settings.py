@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sta_kernels.checkpoint import hash_file, open_checkpoint
+from sta_kernels.checkpoint.folder import TORCH_SUFFIXES
+
 LEARNING_RATE = 1e-5
 WEIGHT_DECAY = 0.1
 WARM_UP = 500
@@ -74,6 +77,10 @@ class Settings:
         """The tasks' names."""
         return [task.partition("=")[0] for task in self.tasks]
 
+    def seed_of(self, number: int) -> int:
+        """What is drawn with for the task of that number, in training and by DARE."""
+        return self.seed * 1000 + number
+
     def identity(self) -> dict[str, Any]:
         """What the accuracies depend on: a run is continued only by one that has the same."""
         return {
@@ -90,6 +97,30 @@ class Settings:
             "limit": self.limit,
             "count_frozen": self.count_frozen,
         }
+
+    def contents(self) -> dict[str, list[dict[str, Any]]]:
+        """Size and digest of the given files, by the option that names them; a tag of open_clip's has none.
+
+        Raises:
+            InputError: a file or folder is no checkpoint.
+            RunError: it cannot be read.
+        """
+        models = {"--pretrained": Path(self.pretrained)}
+        models |= {f"--checkpoint {name}": path for name, path in sorted(self.checkpoints.items())}
+        files = {option: _files(path) for option, path in models.items() if path.exists()}
+        files |= {f"--prompts {name}": [path] for name, path in sorted(self.prompts.items()) if path.exists()}
+        return {
+            f"content of {option}": [{"size": file.stat().st_size, "digest": hash_file(file)[1].hex()} for file in each]
+            for option, each in files.items()
+        }
+
+
+def _files(path: Path) -> list[Path]:
+    """Those with the weights of a checkpoint."""
+    if path.is_file() and path.suffix in TORCH_SUFFIXES:  # perhaps a pickled module, which is opened otherwise
+        return [path]
+    with open_checkpoint(path) as checkpoint:
+        return list(checkpoint.files)
 
 
 @dataclass(frozen=True)
