@@ -18,8 +18,8 @@ MEASURES = ("lp", "amp", "lp_amp")
 SAMPLES = 32
 _EPILOG = """\
 example:
-  sta-kernels importance --model open_clip:ViT-B-16 --pretrained vit-b-16.pt --checkpoint vit-mnist/ --dataset mnist --data data/ --samples 32
-  sta-kernels importance --model open_clip:ViT-B-16 --checkpoint vit-mnist/ --measure amp
+  sta-kernels importance --model open_clip:ViT-B-16-quickgelu --pretrained vit-b-16.pt --checkpoint vit-mnist/ --dataset mnist --data data/ --samples 32
+  sta-kernels importance --model open_clip:ViT-B-16-quickgelu --checkpoint vit-mnist/ --measure amp --out amp.safetensors
 
 The importance is named by open_clip's names, visual.*; --export writes the encoder by the same names, which a merge needs
 of checkpoints that have others or are pickled. Nothing is downloaded without --allow-download.

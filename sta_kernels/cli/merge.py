@@ -60,7 +60,9 @@ def parser() -> argparse.ArgumentParser:
         help="largest output file, such as 5GB, or 5B as mergekit writes it (default: 5GB)",
     )  # fmt: skip
     result.add_argument(
-        "--overwrite", action="store_true", help="replace the merge that OUT holds, and leave other files"
+        "--overwrite",
+        action="store_true",
+        help="replace what OUT holds: its weights, whoever wrote them, and a merge's own files; leave others",
     )
     result.add_argument(
         "--allow-nonfinite", action="store_true", help="merge NaN and infinity instead of refusing them"

@@ -66,7 +66,7 @@ def check(arguments: argparse.Namespace) -> None:
     needed = {"onnx": "onnx", "matplotlib": "matplotlib", "PIL": "pillow"}
     missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise InputError(f"the demo needs {', '.join(missing)}: pip install 'sta-kernels[demo]'")
+        raise InputError(f"the demo needs {', '.join(missing)}: pip install '.[demo]' in a clone")
 
 
 def load(cache: Path, seed: int, say: Clock) -> tuple[Vit, list[Task], float]:

@@ -51,7 +51,7 @@ def write_report(
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("matplotlib", "jinja2"):
             raise
-        raise InputError(f"report: {error.name} is missing; pip install 'sta-kernels[plot]'") from None
+        raise InputError(f"report: {error.name} is missing; pip install '.[plot]' in a clone") from None
     merged = Path(os.path.abspath(os.path.expanduser(out)))
     target = merged.with_name(f"{merged.name}-report") if folder is None else Path(os.path.expanduser(folder))
     manifest = read_manifest(merged)

@@ -24,4 +24,4 @@ def need(module: str) -> Any:
 
 def missing(library: str) -> str:
     """What to say where a library is not there."""
-    return f"{library} is needed for this and is not installed: pip install sta_kernels[clip]"
+    return f"{library} is needed for this and is not installed: pip install '.[clip]' in a clone"

@@ -179,7 +179,7 @@ def test_files_of_a_folder_are_told_apart_by_content(tmp_path: Path):
 def test_a_run_that_was_stopped_is_continued(
     suite: Suite, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """Parts may be added; frozen entries are counted where asked for; fewer pictures taken; DARE goes by the seed."""
+    """Parts may be added; frozen entries counted where asked for; fewer pictures taken; DARE goes by the seed."""
     trial = ("--limit", "3", "--count-frozen", "--seed", "7", "--parts", "table2")
     merge, stop = run.Run.merge, iter(range(4))
 

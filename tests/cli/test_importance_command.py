@@ -189,4 +189,4 @@ def test_without_the_extra(run: Run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     code, _, err = run("--measure", "amp")
     assert code == 2
-    assert "open_clip is needed for this and is not installed: pip install sta_kernels[clip]" in err
+    assert "open_clip is needed for this and is not installed: pip install '.[clip]' in a clone" in err

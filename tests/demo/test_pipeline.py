@@ -133,7 +133,7 @@ def test_wrong_numbers_are_the_callers_mistake(arguments, message, capsys):
 def test_missing_packages_are_named(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("onnx", "PIL") else object())
     assert main([]) == 2
-    assert capsys.readouterr().err == "error: the demo needs onnx, pillow: pip install 'sta-kernels[demo]'\n"
+    assert capsys.readouterr().err == "error: the demo needs onnx, pillow: pip install '.[demo]' in a clone\n"
 
 
 def test_a_failed_download_is_the_machines_failure(monkeypatch, capsys):

@@ -274,7 +274,7 @@ def test_what_is_missing_is_named_with_the_extra(merged: Path, monkeypatch: pyte
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(sys.modules["sta_kernels.report"], "page", raising=False)
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(InputError, match=rf"{missing}.* is missing; pip install 'sta-kernels\[plot\]'"):
+    with pytest.raises(InputError, match=rf"{missing}.* is missing; pip install '.\[plot\]'"):
         write_report(merged)
 
 
