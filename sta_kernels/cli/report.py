@@ -11,8 +11,8 @@ _EPILOG = """\
 example:
   sta-kernels report merged/
 
-Writes merged-report/report.html, one file that needs no other, and its pictures as PNGs. Reads all models and importances
-again, which takes several times as long as the merge; --no-inputs leaves that out.
+Writes merged-report/report.html, one file that needs no other, and its pictures as PNGs. All models and importances are
+read again, which takes several times as long as the merge; --no-inputs leaves that out.
 """
 
 
