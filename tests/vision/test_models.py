@@ -105,7 +105,7 @@ def test_an_unknown_source_is_refused():
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(__import__("sys").modules, "open_clip", None)
-    with pytest.raises(InputError, match=r"open_clip is needed .* pip install sta_kernels\[clip\]"):
+    with pytest.raises(InputError, match=r"open_clip is needed .* pip install '.\[clip\]' in a clone"):
         check_spec("open_clip:ViT-B-16")
 
 

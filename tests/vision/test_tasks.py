@@ -107,7 +107,7 @@ def test_where_is_it():
 def test_scipy_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "scipy", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"SVHN: scipy is needed .* pip install sta_kernels\[clip\]"):
+    with pytest.raises(InputError, match=r"SVHN: scipy is needed .* pip install '.\[clip\]' in a clone"):
         open_split("svhn", folder, train=True)
 
 
