@@ -118,6 +118,7 @@ typedef struct {
   int64_t below, commons[2], count, overflow;
   int64_t capacity, keys;
 } sta_collector;
+
 STA_API int32_t sta_collect(int64_t n, const sta_operand* importance, const sta_operand* theta, int32_t measure,
                             const sta_formula* formula, sta_collector* collector, const sta_options* options);
 

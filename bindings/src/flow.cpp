@@ -1,9 +1,7 @@
 // A pass over a range of a merge, slice by slice: each is read, computed on and written while it is in the caches.
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <optional>
-#include <vector>
 
 #include "calls.h"
 #include "digest.h"

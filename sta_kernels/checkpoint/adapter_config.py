@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sta_kernels.checkpoint.folder import inside
-from sta_kernels.checkpoint.header import MAX_HEADER, parse_json
+from sta_kernels.checkpoint.folder import inside, read_small
+from sta_kernels.checkpoint.header import parse_json
 from sta_kernels.checkpoint.source import Identity
 from sta_kernels.errors import InputError
 
@@ -65,12 +65,11 @@ class AdapterConfig:
 
         Raises:
             InputError: there is none, or it describes what cannot be added to weights; names file and key.
+            RunError: the device failed.
         """
         file = inside(folder, CONFIG)
-        identity = Identity.of(file)
-        if identity.size > MAX_HEADER:
-            raise InputError(f"{file}: {identity.size} bytes are no configuration")
-        return cls.parse(file.read_bytes(), file, identity)
+        text, identity = read_small(file, "a configuration")
+        return cls.parse(text, file, identity)
 
     @classmethod
     def parse(cls, text: bytes, file: Path, identity: Identity) -> AdapterConfig:

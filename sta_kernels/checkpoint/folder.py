@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sta_kernels.checkpoint.header import MAX_HEADER, parse_json
 from sta_kernels.checkpoint.positioned import read_exact
@@ -112,16 +114,44 @@ def read_index(file: Path) -> Index:
         InputError: not an index, or one that names anything but plain file names.
         RunError: the device failed.
     """
+    text, identity = read_small(file, "an index")
+    return Index(file, identity, parse_index(text, file))
+
+
+def read_small(file: Path, kind: str) -> tuple[bytes, Identity]:
+    """All of a file that describes others, and which file that was.
+
+    Args:
+        file: to be read.
+        kind: what it is, with its article, for the message.
+
+    Raises:
+        InputError: it is missing, or has more than ``MAX_HEADER`` bytes: no description of anything.
+        RunError: the device failed; names the file.
+    """
     identity = Identity.of(file)
     if identity.size > MAX_HEADER:
-        raise InputError(f"{file}: an index of {identity.size} bytes exceeds {MAX_HEADER}")
+        raise InputError(f"{file}: {kind} of {identity.size} bytes exceeds {MAX_HEADER}")
     fd = open_descriptor(file)
     try:
         text = bytearray(identity.size)
         read_exact(fd, memoryview(text), 0, file)
     finally:
         os.close(fd)
-    return Index(file, identity, parse_index(bytes(text), file))
+    return bytes(text), identity
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """The mapping that a file holds; None where it holds none, or nothing that anybody would take for one.
+
+    Raises:
+        RunError: the device failed.
+    """
+    try:
+        content = json.loads(read_small(file, "a configuration")[0])
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def parse_index(text: bytes, file: Path) -> dict[str, str]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from sta_kernels.checkpoint.header import MAX_HEADER
+from sta_kernels.checkpoint.folder import read_json, read_small
 
 TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_KEY = "chat_template"
@@ -21,8 +19,8 @@ def own_template(files: Iterable[Path]) -> str | None:
     by_name = {file.name: file for file in files}
     if TEMPLATE_FILE in by_name:
         try:
-            return _content(by_name[TEMPLATE_FILE]).decode("utf-8").strip() or None
-        except (OSError, ValueError):
+            return read_small(by_name[TEMPLATE_FILE], "a template")[0].decode("utf-8").strip() or None
+        except ValueError:
             return None
     for name in WITH_TEMPLATE:
         found = (read_json(by_name[name]) or {}).get(TEMPLATE_KEY) if name in by_name else None
@@ -44,21 +42,3 @@ def most_common(models: Iterable[Iterable[Path]]) -> tuple[str | None, int, int]
     counts = Counter(found)
     template = max(counts, key=lambda each: counts[each], default=None)
     return template, 0 if template is None else counts[template], len(found)
-
-
-def read_json(file: Path) -> dict[str, Any] | None:
-    """The mapping that a file holds; None where it holds none, or nothing that anybody would take for one."""
-    try:
-        content = json.loads(_content(file))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _content(file: Path) -> bytes:
-    """Of a file that is parsed, ValueError where it is too large for that."""
-    with file.open("rb") as stream:
-        content = stream.read(MAX_HEADER + 1)
-    if len(content) > MAX_HEADER:
-        raise ValueError(f"more than {MAX_HEADER} bytes")
-    return content

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sta_kernels.checkpoint.folder import read_json
 from sta_kernels.engine.chat_template import (
     TEMPLATE_FILE,
     TEMPLATE_KEY,
     WITH_TEMPLATE,
     most_common,
     own_template,
-    read_json,
 )
 from sta_kernels.engine.config_layers import LayersEdit, layers_edits
 from sta_kernels.recipe import AUTO, Recipe

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 
 from sta_kernels.checkpoint import Checkpoint, TensorEntry
+from sta_kernels.checkpoint.folder import read_json
 
 _HEAD = re.compile(
     r"((.+\.)?(lm_head|lm_head\.decoder|cls\.predictions\.decoder|embed_out|vocab_projector)|output)\.weight"
@@ -55,10 +55,7 @@ def tied_heads(checkpoint: Checkpoint, known: Mapping[str, TensorEntry]) -> dict
 def _tie_word_embeddings(checkpoint: Checkpoint) -> bool | None:
     """What ``config.json`` says, at its top or for its text model; None where it leaves that to the architecture."""
     file = next((file for file in checkpoint.side_files() if file.name == "config.json"), None)
-    try:
-        config = {} if file is None else json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return None
-    parts = [config, *config.values()] if isinstance(config, dict) else []
+    config = None if file is None else read_json(file)
+    parts = [config, *config.values()] if config is not None else []
     said = (part[_KEY] for part in parts if isinstance(part, dict) and isinstance(part.get(_KEY), bool))
     return next(said, None)

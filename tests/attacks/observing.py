@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,5 +91,5 @@ def observe(attack: Attack, victim: Victim, command: Sequence[str], printed: Any
 def _shown(attack: Attack, said: str, victim: Victim) -> str:
     """The line that says it, without the folder of the test."""
     lines = [line for line in said.splitlines() if re.search(attack.message, line)] or said.splitlines()
-    line = lines[0].removeprefix("sta-kernels: ").replace(f"{victim.folder}/", "")
+    line = lines[0].removeprefix("sta-kernels: ").replace(f"{victim.folder}/", "").replace(str(Path.cwd()), ".")
     return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"

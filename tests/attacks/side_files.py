@@ -92,7 +92,7 @@ ADAPTERS = [
     config_text("not JSON", "not a JSON object", "peft_type"),
     config("another kind of adapter", "only LORA adapters", peft_type="IA3"),
     config("weights that initialise code", "changes the model's own weights", init_lora_weights="pissa"),
-    adapter("a configuration of 2 GB", "are no configuration", huge),
+    adapter("a configuration of 2 GB", "exceeds", huge),
     adapter("a configuration that is a link", "leads outside", lambda v: linked(_config(v), v.secret)),
     adapter("a pickle that runs a command", "no code of a checkpoint is run", pickled),
     adapter("a tensor that the model lacks", "has no tensor", factors(ghost=("F32", (1,), floats(1)))),

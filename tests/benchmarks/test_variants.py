@@ -180,32 +180,28 @@ def test_scale_multiplies_what_sta_adds(setting: Setting) -> None:
     assert same(merged(setting, "scale", 1.0), plain)
 
 
-@pytest.mark.parametrize(("name", "normalise"), [("block", by_range), ("block_mean", by_mean)])
-def test_a_layer_is_normalised_as_one_tensor(setting: Setting, name: str, normalise: Any) -> None:
-    result = merged(setting, name)
-    for prefix in ("blocks.0.", "blocks.1.", "blocks.2.", "out"):
-        members = [each for each in SHAPES if each.startswith(prefix)]
-        rows = [
-            normalise([Fraction(float(x)) for each in members for x in lp(setting)(task, each).flatten()])
-            for task in range(N_TASKS)
-        ]
-        chosen = torch.tensor([[x > sorted(column)[2] for x in column] for column in zip(*rows, strict=True)]).T
-        taus = torch.cat([setting.taus(each).flatten(1) for each in members], dim=1)
-        expected = torch.cat([setting.base[each].flatten() for each in members]) + (chosen * taus).sum(0)
-        torch.testing.assert_close(torch.cat([result[each].flatten() for each in members]), expected, rtol=0, atol=1e-6)
-
-
-def test_fused_normalises_the_projections_of_an_attention_together(setting: Setting) -> None:
-    result, plain = merged(setting, "fused"), merged(setting, "sta")
-    names = [f"blocks.0.attn.{part}.weight" for part in ("query", "key", "value")]
+def check_joined(setting: Setting, result: dict[str, Tensor], names: list[str], normalise: Any) -> None:
+    """The entries are merged as one tensor would be, in exact fractions."""
     rows = [
-        by_range([Fraction(float(x)) for name in names for x in lp(setting)(task, name).flatten()])
+        normalise([Fraction(float(x)) for name in names for x in lp(setting)(task, name).flatten()])
         for task in range(N_TASKS)
     ]
     chosen = torch.tensor([[x > sorted(column)[2] for x in column] for column in zip(*rows, strict=True)]).T
     taus = torch.cat([setting.taus(name).flatten(1) for name in names], dim=1)
     expected = torch.cat([setting.base[name].flatten() for name in names]) + (chosen * taus).sum(0)
     torch.testing.assert_close(torch.cat([result[name].flatten() for name in names]), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "normalise"), [("block", by_range), ("block_mean", by_mean)])
+def test_a_layer_is_normalised_as_one_tensor(setting: Setting, name: str, normalise: Any) -> None:
+    result = merged(setting, name)
+    for prefix in ("blocks.0.", "blocks.1.", "blocks.2.", "out"):
+        check_joined(setting, result, [each for each in SHAPES if each.startswith(prefix)], normalise)
+
+
+def test_fused_normalises_the_projections_of_an_attention_together(setting: Setting) -> None:
+    result, plain = merged(setting, "fused"), merged(setting, "sta")
+    check_joined(setting, result, [f"blocks.0.attn.{part}.weight" for part in ("query", "key", "value")], by_range)
     assert torch.equal(result["out"], plain["out"])
     with pytest.raises(InputError, match="nothing to join"):
         merged(Setting(setting.base, setting.finetuned, [{"out": task["out"]} for task in setting.gradients]), "fused")

@@ -101,7 +101,7 @@ def merged(paths: list[str], recipe: str, kind: str, out: Path) -> dict[str, tor
 def test_brackets_change_nothing(
     recipe: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shrink_buffers: Callable[..., None]
 ) -> None:
-    """With little room, so that tables and lists overflow; with a sample that misses; with ties at every value."""
+    """With little room, so that lists overflow; with a sample that misses; with ties at every value."""
     paths = write(tmp_path, kind)
     shrink_buffers(160 << 10, tile=150 << 10)
     monkeypatch.setattr(bracket, "LEAST", 1 << 60)

@@ -9,6 +9,7 @@ from typing import Any
 
 from sta_kernels.checkpoint import hash_file, open_checkpoint
 from sta_kernels.checkpoint.folder import TORCH_SUFFIXES
+from sta_kernels.demo import recipes as demo
 
 LEARNING_RATE = 1e-5
 WEIGHT_DECAY = 0.1
@@ -123,36 +124,12 @@ def _files(path: Path) -> list[Path]:
         return list(checkpoint.files)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the files of a run lie."""
-
-    out: Path
-
-    @property
-    def base(self) -> Path:
-        """The pretrained image encoder."""
-        return self.out / "models" / "base"
-
-    def model(self, task: str) -> Path:
-        """The one that was fine-tuned on a task."""
-        return self.out / "models" / task
+class Layout(demo.Layout):
+    """Where the files of a run lie: as the demonstration's, and more."""
 
     def dropped(self, task: str) -> Path:
-        """The same after DARE."""
+        """The model of a task after DARE."""
         return self.out / "dare" / task
-
-    def importance(self, task: str) -> Path:
-        """LP importance of a task."""
-        return self.model(task) / "importance.safetensors"
-
-    def recipe(self, name: str) -> Path:
-        """A recipe by its name."""
-        return self.out / "recipes" / f"{name}.yaml"
-
-    def merged(self, name: str) -> Path:
-        """What the recipe of that name yields."""
-        return self.out / "merged" / name
 
     @property
     def record(self) -> Path:
